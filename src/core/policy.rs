@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the core needs to know of one generation's configuration.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How a worker shows that it can serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ready {
+    /// `READY=1` on its notify socket, or seen accepting on an inherited socket
+    /// (`/proc`), whichever comes first.
+    Auto,
+    /// `READY=1` on its notify socket (sd_notify(3)).
+    Notify,
+    /// Seen accepting on an inherited socket: in an epoll set or blocked in accept(2).
+    Accepting,
+    /// Alive this long after the start.
+    Delay(Duration),
+    /// This command exits 0. Run again until it does or `start_timeout` ends.
+    Exec(Vec<String>),
+}
+
+/// When a worker that exited by itself is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Whatever its exit status was.
+    Always,
+    /// Unless it exited with status 0.
+    OnFailure,
+    /// Never; its slot stays empty.
+    Never,
+}
+
+/// What becomes of the slots already replaced when a rollout fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// They go back to the old generation, new-ready before old-draining again.
+    Rollback,
+    /// They stay on the new generation; the rollout stops where it is.
+    Hold,
+}
+
+/// The part of a configuration that decides about processes. One per generation.
+///
+/// Every duration is at least zero; `workers` and `batch` are at least 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Number of slots that should have a ready worker (1..).
+    pub workers: u32,
+    /// Where `workers` comes from, for people (`workers = "max": 4 CPUs (affinity)`).
+    pub workers_source: String,
+    /// See [`Ready`].
+    pub ready: Ready,
+    /// From spawn to ready; over it the worker has failed.
+    pub start_timeout: Duration,
+    /// From the stop signal to SIGKILL.
+    pub drain_timeout: Duration,
+    /// Signal number that asks a worker to finish (SIGTERM = 15).
+    pub stop_signal: i32,
+    /// See [`Restart`].
+    pub restart: Restart,
+    /// Exit codes after which a worker is never restarted.
+    pub stop_exit_codes: Vec<i32>,
+    /// First delay of the exponential back-off between crashes of a slot.
+    pub backoff_min: Duration,
+    /// Longest delay of the back-off; also how long a worker must have been
+    /// ready for its slot to count as recovered.
+    pub backoff_max: Duration,
+    /// Crashes of this generation within `crash_window` that are borne; one more is too many.
+    pub crash_budget: u32,
+    /// See `crash_budget`.
+    pub crash_window: Duration,
+    /// How long the first new worker of a rollout must stay ready beside the old one.
+    pub canary_time: Duration,
+    /// The same for the workers after the first.
+    pub min_ready_time: Duration,
+    /// Slots replaced at a time in a rollout (1..).
+    pub batch: u32,
+    /// How many old workers may drain at once in a rollout; `None`: no limit.
+    pub max_draining: Option<u32>,
+    /// See [`OnFailure`].
+    pub on_failure: OnFailure,
+}

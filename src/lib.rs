@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! app-cluster runs an application as N worker processes behind one listening
+//! socket, under systemd.
+//!
+//! [`core`] decides (pure, no I/O), [`engine`] does; everything else feeds them.
+//! Start reading in `docs/architecture.md`.
+
+pub mod config;
+pub mod core;
