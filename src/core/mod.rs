@@ -1,6 +1,172 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The supervisor's decisions: pure, synchronous, no I/O.
+//!
+//! [`Supervisor::handle`] takes what happened and when, and returns what is to
+//! be done. Every handler only records facts; [`reconcile`](Supervisor) compares
+//! what should be with what is, and alone decides to spawn or stop. Time, like
+//! everything else from outside, is an argument.
 
+mod action;
+mod event;
+mod ids;
+mod lifecycle;
 mod policy;
+mod reconcile;
+mod requests;
+mod restart;
+mod rollout;
+mod status;
+mod time;
+mod timer;
+mod worker;
 
+#[cfg(test)]
+mod tests;
+
+pub use action::{
+    Action, Blame, Cause, ClusterState, Done, Failure, Outcome, RolloutStep, Transition,
+};
+pub use event::{Event, Exit, Notification, Request, Scale};
+pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
 pub use policy::{OnFailure, Policy, Ready, Restart};
+pub use requests::MAX_WORKERS;
+pub use status::RolloutStatus;
+pub use time::Time;
+pub use timer::Timer;
+pub use worker::{Generation, LastExit, Slot, Worker, WorkerState};
+
+use requests::Waiter;
+use rollout::{Queued, Rollout};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use timer::Timers;
+
+/// The state of one app's supervisor: plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supervisor {
+    now: Time,
+    began: Time,
+    state: ClusterState,
+    said_ready: bool,
+    over: bool,
+    /// The last generation that was rolled out; crashes are answered with it.
+    generation: GenerationId,
+    generations: BTreeMap<GenerationId, Generation>,
+    slots: Vec<Slot>,
+    workers: BTreeMap<WorkerId, Worker>,
+    /// The number of workers asked for by hand; wins over the policy's.
+    scale: Option<u32>,
+    rollout: Option<Rollout>,
+    queued: Option<Queued>,
+    waiters: Vec<Waiter>,
+    timers: Timers,
+    degraded: Option<String>,
+    outcome: Outcome,
+    next_worker: u64,
+    next_generation: u64,
+    random: u64,
+    #[serde(skip)]
+    actions: Vec<Action>,
+}
+
+impl Supervisor {
+    /// A supervisor that has not begun (see [`Event::Begin`]). `seed` feeds the jitter.
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        let first = GenerationId(1);
+        let generation = Generation {
+            policy,
+            crashes: Vec::new(),
+        };
+        Supervisor {
+            now: Time::default(),
+            began: Time::default(),
+            state: ClusterState::Starting,
+            said_ready: false,
+            over: false,
+            generation: first,
+            generations: BTreeMap::from([(first, generation)]),
+            slots: Vec::new(),
+            workers: BTreeMap::new(),
+            scale: None,
+            rollout: None,
+            queued: None,
+            waiters: Vec::new(),
+            timers: Timers::default(),
+            degraded: None,
+            outcome: Outcome::Stopped,
+            next_worker: 1,
+            next_generation: 2,
+            random: seed,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened at `now` and returns what is to be done, in order.
+    ///
+    /// `now` never goes backwards. Deadlines are acted upon by [`Event::Wake`] only,
+    /// so that signs of life that arrived in the same turn count first.
+    /// After [`Action::Exit`] every event is ignored.
+    pub fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
+        if self.over {
+            return Vec::new();
+        }
+        self.now = self.now.max(now);
+        match event {
+            Event::Begin => self.began = self.now,
+            Event::Wake => self.run_timers(),
+            Event::Spawned { worker, pid } => self.on_spawned(worker, pid),
+            Event::SpawnFailed { worker, error } => self.on_spawn_failed(worker, error),
+            Event::Notified { worker, what } => self.on_notified(worker, what),
+            Event::Probed { worker, ready } => self.on_probed(worker, ready),
+            Event::Exited { worker, exit } => self.on_exited(worker, exit),
+            Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
+            Event::Requested { from, what } => self.on_request(from, what),
+        }
+        self.reconcile();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Event::Wake`] is due next; `None`: nothing is awaited.
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.over { None } else { self.timers.next() }
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            match timer {
+                Timer::Start(worker) => self.on_start_timeout(worker),
+                Timer::Probe(worker) => self.on_probe_due(worker),
+                Timer::Settle(worker) => self.on_settled(worker),
+                Timer::Kill(worker) => self.kill_worker(worker),
+                Timer::Recover(worker) => self.on_recovered(worker),
+                Timer::Backoff(_) | Timer::Exit => {} // reconcile sees that it is over
+            }
+        }
+    }
+
+    fn announce(&mut self, transition: Transition) {
+        self.actions.push(Action::Announce(transition));
+    }
+
+    fn set_cluster_state(&mut self, to: ClusterState) {
+        if self.state != to {
+            let from = std::mem::replace(&mut self.state, to);
+            self.announce(Transition::Cluster { from, to });
+        }
+    }
+
+    fn policy(&self, generation: GenerationId) -> &Policy {
+        let known = self.generations.get(&generation);
+        &known.unwrap_or(&self.generations[&self.generation]).policy
+    }
+
+    fn slot_mut(&mut self, slot: SlotId) -> Option<&mut Slot> {
+        self.slots.get_mut(slot.0 as usize)
+    }
+
+    /// Ids of the workers for which `wanted` holds, oldest first.
+    fn workers_where(&self, wanted: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
+        let found = self.workers.values().filter(|w| wanted(w));
+        found.map(|w| w.id).collect()
+    }
+}

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything the core can have done, and what it has to tell.
+
+use super::event::Exit;
+use super::ids::{GenerationId, RequestId, SlotId, WorkerId};
+use super::worker::WorkerState;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// Something the engine must do now, in the order given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Start a process. Answered by `Spawned` or `SpawnFailed`.
+    Spawn {
+        /// Its name.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Which configuration and code.
+        generation: GenerationId,
+    },
+    /// Send a signal to the worker's main process.
+    Signal {
+        /// To whom.
+        worker: WorkerId,
+        /// Signal number.
+        signal: i32,
+    },
+    /// SIGKILL to the worker's whole process tree, main process included.
+    Kill {
+        /// Whose.
+        worker: WorkerId,
+    },
+    /// Look whether the worker is ready. Answered by `Probed`, at once or later.
+    Probe {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The worker is gone: kill what is left of its tree, release what was held for it.
+    Release {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Read the configuration afresh. Answered by `ConfigLoaded`.
+    LoadConfig {
+        /// The name of the generation to be.
+        generation: GenerationId,
+    },
+    /// No worker uses this generation any more, nor will one.
+    DropGeneration {
+        /// Which.
+        generation: GenerationId,
+    },
+    /// Every slot has been ready once, or will not be: tell systemd.
+    SayReady,
+    /// A state has changed: log it, tell whoever listens.
+    Announce(Transition),
+    /// The one final answer to a request.
+    Reply {
+        /// To whom.
+        to: RequestId,
+        /// What became of it.
+        result: Result<Done, Failure>,
+    },
+    /// The end. No worker is left.
+    Exit(Outcome),
+}
+
+/// Why the supervisor ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was asked to.
+    Stopped,
+    /// No worker could be started; the text says why.
+    StartFailed(Blame),
+}
+
+/// A request that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Done {
+    /// Every slot runs this generation.
+    Generation {
+        /// Which.
+        generation: GenerationId,
+        /// How many workers.
+        workers: u32,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The slot has a new worker.
+    Replaced {
+        /// Which.
+        slot: SlotId,
+    },
+    /// This many workers are ready.
+    Scaled {
+        /// How many.
+        workers: u32,
+    },
+    /// All workers are gone.
+    Stopped,
+}
+
+/// A request that failed. Nothing was lost: what served before serves on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// The configuration cannot be used; nothing was changed.
+    ConfigInvalid(String),
+    /// A worker of the new generation failed.
+    GenerationFailed {
+        /// The generation that failed.
+        generation: GenerationId,
+        /// The one that serves on.
+        serving: GenerationId,
+        /// Whose fault it was.
+        blame: Blame,
+        /// What became of the slots already replaced, if there were any.
+        note: Option<String>,
+    },
+    /// A worker did not start; its slot keeps trying.
+    WorkerFailed(Blame),
+    /// The supervisor is being stopped.
+    Stopping,
+    /// A later request of the same kind took its place.
+    Superseded,
+    /// There is no such slot.
+    NoSuchSlot(SlotId),
+    /// The number asked for is out of range.
+    BadCount(String),
+}
+
+/// The worker that made something fail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blame {
+    /// Its position.
+    pub slot: SlotId,
+    /// Its name.
+    pub worker: WorkerId,
+    /// Its process id, if it ever ran.
+    pub pid: Option<i32>,
+    /// What happened.
+    pub cause: Cause,
+}
+
+/// What can be wrong with a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The system could not start it.
+    SpawnFailed(String),
+    /// It ended before it was ready.
+    ExitedEarly(Exit),
+    /// It was not ready in time; the text says how readiness was looked for.
+    StartTimeout {
+        /// The time it had.
+        after: Duration,
+        /// What it should have done.
+        hint: String,
+    },
+    /// It was ready, then ended.
+    Crashed {
+        /// How it ended.
+        exit: Exit,
+        /// How long it had been ready.
+        after: Duration,
+    },
+    /// It said `STOPPING=1` before it had stayed ready long enough.
+    LeftAtOnce,
+    /// The generation's crash budget is used up, by this crash.
+    OverBudget {
+        /// How it ended.
+        exit: Exit,
+        /// Crashes counted.
+        crashes: u32,
+        /// In this time.
+        window: Duration,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::SpawnFailed(error) => write!(f, "could not be started: {error}"),
+            Cause::ExitedEarly(exit) => write!(f, "{exit} before it was ready"),
+            Cause::StartTimeout { after, hint } => {
+                write!(f, "was not ready within {after:?}: {hint}")
+            }
+            Cause::Crashed { exit, after } => {
+                write!(f, "{exit} {:.1}s after it was ready", after.as_secs_f64())
+            }
+            Cause::LeftAtOnce => f.write_str("said STOPPING=1 right after it was ready"),
+            Cause::OverBudget {
+                exit,
+                crashes,
+                window,
+            } => write!(
+                f,
+                "{exit}; {crashes} crashes within {window:?} are too many"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the worker of slot {}", self.slot)?;
+        if let Some(pid) = self.pid {
+            write!(f, " (pid {pid})")?;
+        }
+        write!(f, " {}", self.cause)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::ConfigInvalid(text) => write!(f, "the configuration cannot be used:\n{text}"),
+            Failure::GenerationFailed {
+                generation,
+                serving,
+                blame,
+                note,
+            } => {
+                write!(f, "generation {generation} failed: {blame}; ")?;
+                match note {
+                    Some(note) => f.write_str(note),
+                    None => write!(f, "generation {serving} serves on, untouched"),
+                }
+            }
+            Failure::WorkerFailed(blame) => write!(f, "{blame}; its slot keeps trying"),
+            Failure::Stopping => f.write_str("the supervisor is stopping"),
+            Failure::Superseded => f.write_str("a later request took its place"),
+            Failure::NoSuchSlot(slot) => write!(f, "there is no slot {slot}"),
+            Failure::BadCount(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A change of state, as announced. State has changed when it is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Transition {
+    /// A worker went from one state to the next (`from` none: it was spawned).
+    Worker {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id, if known by now.
+        pid: Option<i32>,
+        /// The state it left.
+        from: Option<WorkerState>,
+        /// The state it entered.
+        to: WorkerState,
+        /// How long it was in the state it left.
+        after: Duration,
+    },
+    /// A worker's process ended (its last transition follows).
+    Exited {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id.
+        pid: Option<i32>,
+        /// How it ended.
+        exit: Exit,
+        /// Whether it had been asked to.
+        requested: bool,
+    },
+    /// A worker failed: crashed, or never became ready.
+    Failed {
+        /// Which, and how.
+        blame: Blame,
+        /// Its generation.
+        generation: GenerationId,
+    },
+    /// A slot waits before its next attempt.
+    Backoff {
+        /// Which.
+        slot: SlotId,
+        /// How long.
+        delay: Duration,
+        /// Crashes in a row.
+        crashes: u32,
+    },
+    /// A slot is well again.
+    Recovered {
+        /// Which.
+        slot: SlotId,
+    },
+    /// The service serves with less than it should (`None`: that is over).
+    Degraded {
+        /// What is wrong.
+        why: Option<String>,
+    },
+    /// The cluster went from one state to the next.
+    Cluster {
+        /// The state it left.
+        from: ClusterState,
+        /// The state it entered.
+        to: ClusterState,
+    },
+    /// A rollout moves on.
+    Rollout {
+        /// The generation that is being rolled out.
+        generation: GenerationId,
+        /// What happened to it.
+        step: RolloutStep,
+    },
+    /// The desired number of workers changed.
+    Scaled {
+        /// Before.
+        from: u32,
+        /// Now.
+        to: u32,
+    },
+}
+
+/// What the cluster as a whole is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClusterState {
+    /// Not every slot has been ready yet.
+    Starting,
+    /// Serving.
+    Running,
+    /// Serving, and rolling out a new generation.
+    Reloading,
+    /// Ending.
+    Stopping,
+}
+
+/// What happens in a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutStep {
+    /// It begins.
+    Started {
+        /// The generation that serves now.
+        from: GenerationId,
+        /// How many slots are to be replaced.
+        slots: u32,
+    },
+    /// One more slot runs the new generation.
+    Progress {
+        /// So many do now.
+        done: u32,
+        /// Of so many.
+        of: u32,
+    },
+    /// Its configuration was refused; nothing was changed.
+    Refused(String),
+    /// It failed and is being undone (or held).
+    Failed(Blame),
+    /// It is over: all slots run the new generation.
+    Finished {
+        /// How long it took.
+        took: Duration,
+    },
+    /// It is over: it failed, and what could be undone is.
+    Undone {
+        /// The generation that serves.
+        serving: GenerationId,
+        /// What is left of the new one, if anything.
+        note: Option<String>,
+    },
+}
+
+impl fmt::Display for ClusterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClusterState::Starting => "starting",
+            ClusterState::Running => "running",
+            ClusterState::Reloading => "reloading",
+            ClusterState::Stopping => "stopping",
+        })
+    }
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything that can happen to the supervisor.
+
+use super::ids::{GenerationId, RequestId, SlotId, WorkerId};
+use super::policy::Policy;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// Something that happened. An event about a worker, slot or generation that
+/// does not exist (any more) is ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The supervisor begins: spawn the first workers.
+    Begin,
+    /// Nothing but time has passed.
+    Wake,
+    /// The answer to [`super::Action::Spawn`]: it runs.
+    Spawned {
+        /// Which.
+        worker: WorkerId,
+        /// Its process id, to be shown.
+        pid: i32,
+    },
+    /// The other answer to [`super::Action::Spawn`].
+    SpawnFailed {
+        /// Which.
+        worker: WorkerId,
+        /// What the system said.
+        error: String,
+    },
+    /// The worker said something on its notify socket.
+    Notified {
+        /// Which.
+        worker: WorkerId,
+        /// What.
+        what: Notification,
+    },
+    /// The answer to [`super::Action::Probe`].
+    Probed {
+        /// Which.
+        worker: WorkerId,
+        /// Whether it can serve.
+        ready: bool,
+    },
+    /// The worker's main process is no more. The last event about a worker.
+    Exited {
+        /// Which.
+        worker: WorkerId,
+        /// How.
+        exit: Exit,
+    },
+    /// The answer to [`super::Action::LoadConfig`].
+    ConfigLoaded {
+        /// Which generation it was loaded for.
+        generation: GenerationId,
+        /// The new policy, or why the configuration cannot be used.
+        result: Result<Policy, String>,
+    },
+    /// Somebody wants something. `from` gets exactly one [`super::Action::Reply`];
+    /// nobody waits for what a signal asked for.
+    Requested {
+        /// Who waits.
+        from: Option<RequestId>,
+        /// What is wanted.
+        what: Request,
+    },
+}
+
+/// What a worker may say (sd_notify(3)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notification {
+    /// `READY=1`
+    Ready,
+    /// `STOPPING=1`
+    Stopping,
+    /// `STATUS=…`
+    Status(String),
+    /// `EXTEND_TIMEOUT_USEC=…`
+    ExtendTimeout(Duration),
+}
+
+/// What an operator may want.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Rolling replacement of all workers by a new generation.
+    Reload,
+    /// All workers stop, then a new generation starts.
+    Restart,
+    /// Replace the worker of one slot, the new one first.
+    Replace(SlotId),
+    /// Another number of workers.
+    Scale(Scale),
+    /// Stop all workers gracefully, then end.
+    Stop,
+    /// Kill all workers, then end.
+    StopNow,
+}
+
+/// A number of workers, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scale {
+    /// This many.
+    To(u32),
+    /// This many more (or fewer).
+    By(i32),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// It called exit(3) with this status.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// The kernel does not tell (a process that is not our child).
+    Unknown,
+}
+
+/// Names of the signals that end workers in practice (signal(7)).
+const SIGNALS: &[(i32, &str)] = &[
+    (1, "HUP"),
+    (2, "INT"),
+    (3, "QUIT"),
+    (4, "ILL"),
+    (5, "TRAP"),
+    (6, "ABRT"),
+    (7, "BUS"),
+    (8, "FPE"),
+    (9, "KILL"),
+    (10, "USR1"),
+    (11, "SEGV"),
+    (12, "USR2"),
+    (13, "PIPE"),
+    (14, "ALRM"),
+    (15, "TERM"),
+    (24, "XCPU"),
+    (25, "XFSZ"),
+    (31, "SYS"),
+];
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with status {code}"),
+            Exit::Signal(signal) => match SIGNALS.iter().find(|(n, _)| n == signal) {
+                Some((_, name)) => write!(f, "was killed by SIG{name}"),
+                None => write!(f, "was killed by signal {signal}"),
+            },
+            Exit::Unknown => f.write_str("ended (status unknown)"),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One worker from spawn to gone.
+
+use super::*;
+use std::time::Duration;
+
+/// First and longest pause between two looks at a starting worker.
+const PROBE_MIN: Duration = Duration::from_millis(5);
+const PROBE_MAX: Duration = Duration::from_millis(100);
+/// The same for `ready = { exec = … }`, where a look is a process.
+const EXEC_PROBE_MIN: Duration = Duration::from_millis(50);
+const EXEC_PROBE_MAX: Duration = Duration::from_secs(1);
+/// A worker may prolong its start or its drain up to this many times the configured time.
+const MAX_EXTENSION: u32 = 10;
+/// Longest `STATUS=` that is kept of a worker, in characters.
+const MAX_STATUS: usize = 200;
+
+impl Supervisor {
+    pub(super) fn spawn(&mut self, slot: SlotId, generation: GenerationId, hold: Duration) {
+        let id = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        let worker = Worker {
+            id,
+            slot,
+            generation,
+            pid: None,
+            state: WorkerState::Starting,
+            since: self.now,
+            spawned: self.now,
+            ready_at: None,
+            hold,
+            settled: false,
+            requested: false,
+            failed: false,
+            retire: false,
+            probes: 0,
+            status: None,
+        };
+        self.workers.insert(id, worker);
+        let deadline = self.now + self.policy(generation).start_timeout;
+        self.timers.set(Timer::Start(id), deadline);
+        self.arm_probe(id);
+        self.actions.push(Action::Spawn {
+            worker: id,
+            slot,
+            generation,
+        });
+    }
+
+    pub(super) fn on_spawned(&mut self, id: WorkerId, pid: i32) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.pid = Some(pid);
+        let (slot, generation, to) = (worker.slot, worker.generation, worker.state);
+        self.announce(Transition::Worker {
+            worker: id,
+            slot,
+            generation,
+            pid: Some(pid),
+            from: None,
+            to,
+            after: Duration::ZERO,
+        });
+    }
+
+    pub(super) fn on_spawn_failed(&mut self, id: WorkerId, error: String) {
+        self.fail(id, Cause::SpawnFailed(error));
+        self.set_state(id, WorkerState::Gone);
+    }
+
+    /// The only door for a change of a worker's state. States are never left to the left.
+    pub(super) fn set_state(&mut self, id: WorkerId, to: WorkerState) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let from = worker.state;
+        if to <= from {
+            return;
+        }
+        let after = now.since(worker.since);
+        worker.state = to;
+        worker.since = now;
+        let transition = Transition::Worker {
+            worker: id,
+            slot: worker.slot,
+            generation: worker.generation,
+            pid: worker.pid,
+            from: Some(from),
+            to,
+            after,
+        };
+        self.timers.clear_worker(id);
+        if to == WorkerState::Gone {
+            self.workers.remove(&id);
+        }
+        self.announce(transition);
+        if to == WorkerState::Gone {
+            self.actions.push(Action::Release { worker: id });
+        }
+    }
+
+    pub(super) fn on_notified(&mut self, id: WorkerId, what: Notification) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        match what {
+            Notification::Status(text) => {
+                worker.status = Some(text.chars().take(MAX_STATUS).collect());
+            }
+            Notification::Ready => {
+                let ready = &self.policy(self.workers[&id].generation).ready;
+                if matches!(ready, Ready::Auto | Ready::Notify) {
+                    self.set_ready(id);
+                }
+            }
+            Notification::Stopping => self.on_leaving(id),
+            Notification::ExtendTimeout(by) => self.extend(id, by),
+        }
+    }
+
+    fn extend(&mut self, id: WorkerId, by: Duration) {
+        let worker = &self.workers[&id];
+        let policy = self.policy(worker.generation);
+        let (timer, limit) = match worker.state {
+            WorkerState::Starting => (Timer::Start(id), policy.start_timeout),
+            _ => (Timer::Kill(id), policy.drain_timeout),
+        };
+        let latest = worker.since + limit * MAX_EXTENSION;
+        if let Some(at) = self.timers.get(timer) {
+            let extended = (self.now + by).min(latest);
+            self.timers.set(timer, at.max(extended));
+        }
+    }
+
+    /// A worker says by itself that it ends: no crash, but its slot needs another.
+    fn on_leaving(&mut self, id: WorkerId) {
+        let worker = &self.workers[&id];
+        if worker.state != WorkerState::Ready {
+            return;
+        }
+        let slot = worker.slot;
+        if !worker.settled {
+            self.fail(id, Cause::LeftAtOnce);
+        } else {
+            self.back_off(slot, true);
+        }
+        self.begin_stop(id, WorkerState::Draining);
+    }
+
+    fn arm_probe(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let growing = |min: Duration, max: Duration| {
+            let factor = 1u32 << worker.probes.min(10);
+            (min * factor).min(max)
+        };
+        let pause = match &self.policy(worker.generation).ready {
+            Ready::Notify => return,
+            Ready::Auto | Ready::Accepting => growing(PROBE_MIN, PROBE_MAX),
+            Ready::Exec(_) => growing(EXEC_PROBE_MIN, EXEC_PROBE_MAX),
+            Ready::Delay(delay) => *delay,
+        };
+        self.timers.set(Timer::Probe(id), self.now + pause);
+    }
+
+    pub(super) fn on_probe_due(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.probes += 1;
+        let generation = worker.generation;
+        match self.policy(generation).ready {
+            Ready::Delay(_) => self.set_ready(id),
+            _ => self.actions.push(Action::Probe { worker: id }),
+        }
+    }
+
+    pub(super) fn on_probed(&mut self, id: WorkerId, ready: bool) {
+        let starting = |w: &Worker| w.state == WorkerState::Starting;
+        if !self.workers.get(&id).is_some_and(starting) {
+            return;
+        }
+        if ready {
+            self.set_ready(id);
+        } else {
+            self.arm_probe(id);
+        }
+    }
+
+    fn set_ready(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.state != WorkerState::Starting {
+            return;
+        }
+        worker.ready_at = Some(now);
+        let (slot, generation, hold) = (worker.slot, worker.generation, worker.hold);
+        self.set_state(id, WorkerState::Ready);
+        let mut crashes = 0;
+        if let Some(slot) = self.slot_mut(slot) {
+            slot.ever_ready = true;
+            crashes = slot.crashes;
+        }
+        if crashes > 0 {
+            let wait = self.policy(generation).backoff_max;
+            self.timers.set(Timer::Recover(id), now + wait);
+        }
+        if hold.is_zero() {
+            self.on_settled(id);
+        } else {
+            self.timers.set(Timer::Settle(id), now + hold);
+        }
+    }
+
+    pub(super) fn on_settled(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.settled = true;
+        }
+    }
+
+    pub(super) fn on_start_timeout(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let policy = self.policy(worker.generation);
+        let hint = match &policy.ready {
+            Ready::Notify => "it did not send READY=1 to its NOTIFY_SOCKET".to_owned(),
+            Ready::Auto | Ready::Accepting => {
+                let also = match policy.ready {
+                    Ready::Auto => "it did not send READY=1, and ",
+                    _ => "",
+                };
+                format!(
+                    "{also}it is not seen accepting on an inherited socket (a program that uses \
+                     poll or select needs sd_notify, or ready = {{ delay = \"1s\" }})"
+                )
+            }
+            Ready::Exec(command) => format!("`{}` did not exit 0", command.join(" ")),
+            Ready::Delay(_) => "its delay is longer than start_timeout".to_owned(),
+        };
+        let after = self.now.since(worker.spawned);
+        self.fail(id, Cause::StartTimeout { after, hint });
+        self.stop_worker(id);
+    }
+
+    /// Asks a worker to finish. One that has been asked, or is gone, is left alone.
+    pub(super) fn stop_worker(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let signal = self.policy(worker.generation).stop_signal;
+        let to = match worker.state {
+            WorkerState::Starting => WorkerState::Stopping,
+            WorkerState::Ready => WorkerState::Draining,
+            _ => return,
+        };
+        self.begin_stop(id, to);
+        self.actions.push(Action::Signal { worker: id, signal });
+    }
+
+    fn begin_stop(&mut self, id: WorkerId, to: WorkerState) {
+        self.set_state(id, to);
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.requested = true;
+        let generation = worker.generation;
+        let deadline = self.now + self.policy(generation).drain_timeout;
+        self.timers.set(Timer::Kill(id), deadline);
+    }
+
+    /// Kills a worker's whole tree; its exit is still awaited.
+    pub(super) fn kill_worker(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.requested = true;
+        self.set_state(id, WorkerState::Stopping);
+        self.timers.clear_worker(id);
+        self.actions.push(Action::Kill { worker: id });
+    }
+
+    pub(super) fn on_exited(&mut self, id: WorkerId, exit: Exit) {
+        let now = self.now;
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
+        let (requested, ready_at, settled) = (worker.requested, worker.ready_at, worker.settled);
+        self.announce(Transition::Exited {
+            worker: id,
+            slot,
+            generation,
+            pid,
+            exit,
+            requested,
+        });
+        if let Some(slot) = self.slot_mut(slot) {
+            slot.last_exit = Some(LastExit {
+                at: now,
+                worker: id,
+                pid,
+                exit,
+                requested,
+            });
+        }
+        if !requested {
+            let stays_away = self.stays_away(generation, exit);
+            if stays_away && let Some(slot) = self.slot_mut(slot) {
+                slot.stopped = true;
+            }
+            let cause = match ready_at {
+                None => Cause::ExitedEarly(exit),
+                Some(at) => Cause::Crashed {
+                    exit,
+                    after: now.since(at),
+                },
+            };
+            // A worker that has done its work and is not to come back has not failed.
+            if !(stays_away && settled && exit == Exit::Code(0)) {
+                self.fail(id, cause);
+            }
+        }
+        self.set_state(id, WorkerState::Gone);
+    }
+}

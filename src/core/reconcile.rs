@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Desired against actual: the only place that decides to spawn or stop.
+
+use super::rollout::{Kind, Stage};
+use super::*;
+use std::time::Duration;
+
+/// No more than one failing start of the whole service in this time.
+const FIRST_START_PAUSE: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Repeats until nothing is left to do: one step may make the next possible.
+    pub(super) fn reconcile(&mut self) {
+        for _ in 0..100 {
+            let before = (self.actions.len(), self.timers.clone());
+            self.step();
+            if self.over || (self.actions.len(), &self.timers) == (before.0, &before.1) {
+                return;
+            }
+        }
+        debug_assert!(false, "reconciliation does not end: {:?}", self.actions);
+    }
+
+    fn step(&mut self) {
+        if self.state == ClusterState::Stopping {
+            self.step_stopping();
+            return;
+        }
+        self.begin_queued_rollout();
+        self.fit_slots();
+        self.note_proof();
+        self.advance_rollout();
+        for slot in 0..self.slots.len() {
+            self.step_slot(slot);
+        }
+        self.finish_rollout();
+        self.settle_waiters();
+        self.update_first_start();
+        self.update_degraded();
+        self.drop_generations();
+    }
+
+    fn step_stopping(&mut self) {
+        for id in self.workers_where(|w| w.state.is_live()) {
+            self.stop_worker(id);
+        }
+        self.update_degraded();
+        if self.workers.is_empty() && self.timers.get(Timer::Exit).is_none() {
+            self.answer_stopped();
+            self.over = true;
+            self.actions.push(Action::Exit(self.outcome.clone()));
+        }
+    }
+
+    /// The number of slots that should have a ready worker.
+    pub(super) fn desired(&self) -> u32 {
+        self.rollout_span(self.generation)
+    }
+
+    /// Adds missing slots, empties surplus ones and removes those that are empty.
+    fn fit_slots(&mut self) {
+        let desired = self.desired() as usize;
+        let span = match &self.rollout {
+            Some(r) if r.stage == Stage::Advancing => {
+                let coming = self.rollout_span(r.to) as usize;
+                match r.kind {
+                    Kind::Rolling => desired.max(coming),
+                    Kind::StopFirst => coming,
+                }
+            }
+            _ => desired,
+        };
+        while self.slots.len() < span {
+            self.slots.push(Slot::default());
+        }
+        for index in 0..desired.min(span) {
+            if self.slots[index].generation.is_none() {
+                self.slots[index].assign(self.generation);
+            }
+        }
+        let surplus = |w: &Worker| w.slot.0 as usize >= span && w.state.is_live();
+        for id in self.workers_where(surplus) {
+            self.stop_worker(id);
+        }
+        let used = self.workers.values().map(|w| w.slot.0 as usize + 1).max();
+        let keep = span.max(used.unwrap_or(0));
+        for index in span..self.slots.len() {
+            self.timers.clear(Timer::Backoff(SlotId(index as u32)));
+            self.slots[index].generation = None;
+            self.slots[index].failed = None;
+        }
+        self.slots.truncate(keep);
+    }
+
+    /// The live workers of a slot: those it should have, and the others.
+    fn live(&self, slot: usize) -> (Vec<&Worker>, Vec<&Worker>) {
+        let want = self.slots[slot].generation;
+        let here = self.workers.values();
+        here.filter(|w| w.slot.0 as usize == slot && w.state.is_live())
+            .partition(|w| Some(w.generation) == want && !w.retire)
+    }
+
+    /// The slot has the worker it should have, proven, and no other.
+    pub(super) fn is_relieved(&self, slot: usize) -> bool {
+        if self.slots[slot].stopped {
+            return true;
+        }
+        let (fit, others) = self.live(slot);
+        others.is_empty() && fit.iter().any(|w| w.settled)
+    }
+
+    fn step_slot(&mut self, slot: usize) {
+        let Some(want) = self.slots[slot].generation else {
+            return;
+        };
+        let stop_first = self.stops_first();
+        let (fit, others) = self.live(slot);
+        let others: Vec<(WorkerId, WorkerState)> = others.iter().map(|w| (w.id, w.state)).collect();
+        let settled = fit.iter().any(|w| w.settled);
+        if fit.is_empty() && self.may_spawn(slot, want) {
+            if self.slots[slot].last_failure.is_some() {
+                self.slots[slot].restarts += 1;
+            }
+            let hold = self.hold_for(want);
+            self.spawn(SlotId(slot as u32), want, hold);
+        }
+        for (id, state) in others {
+            let free = state == WorkerState::Starting || self.may_drain();
+            if stop_first || (settled && free) {
+                self.stop_worker(id);
+            }
+        }
+    }
+
+    fn stops_first(&self) -> bool {
+        let stops = |r: &Rollout| r.kind == Kind::StopFirst && r.stage != Stage::Loading;
+        self.rollout.as_ref().is_some_and(stops)
+    }
+
+    fn may_spawn(&self, slot: usize, want: GenerationId) -> bool {
+        let waits = self.timers.get(Timer::Backoff(SlotId(slot as u32)));
+        if waits.is_some() || self.slots[slot].stopped {
+            return false;
+        }
+        // "Stop first" means that no two generations ever run side by side.
+        !self.stops_first() || self.workers.values().all(|w| w.generation == want)
+    }
+
+    fn may_drain(&self) -> bool {
+        let Some(rollout) = &self.rollout else {
+            return true;
+        };
+        let Some(most) = self.policy(rollout.to).max_draining else {
+            return true;
+        };
+        let draining = |w: &&Worker| w.state == WorkerState::Draining;
+        (self.workers.values().filter(draining).count() as u32) < most
+    }
+
+    /// Whether the first start has succeeded, as far as it will, or failed.
+    fn update_first_start(&mut self) {
+        if self.state != ClusterState::Starting || self.slots.is_empty() {
+            return;
+        }
+        let up = self.slots.iter().filter(|s| s.ever_ready).count();
+        let hopeless = |s: &Slot| !s.ever_ready && (s.last_failure.is_some() || s.stopped);
+        let down = self.slots.iter().filter(|s| hopeless(s)).count();
+        if up + down < self.slots.len() {
+            return;
+        }
+        if up == 0 {
+            let blame = self.slots.iter().find_map(|s| s.last_failure.clone());
+            let outcome = blame.map_or(Outcome::Stopped, Outcome::StartFailed);
+            let earliest = self.began + FIRST_START_PAUSE;
+            if earliest > self.now {
+                self.timers.set(Timer::Exit, earliest);
+            }
+            self.begin_stopping(outcome);
+            return;
+        }
+        for slot in self.slots.iter_mut().filter(|s| hopeless(s)) {
+            slot.failed = slot.last_failure.clone();
+        }
+        self.said_ready = true;
+        self.set_cluster_state(ClusterState::Running);
+        self.actions.push(Action::SayReady);
+    }
+
+    fn drop_generations(&mut self) {
+        let keep = |id: &GenerationId| {
+            *id == self.generation
+                || self.rollout.as_ref().is_some_and(|r| r.to == *id)
+                || self.slots.iter().any(|s| s.generation == Some(*id))
+                || self.workers.values().any(|w| w.generation == *id)
+        };
+        let dropped: Vec<GenerationId> = self
+            .generations
+            .keys()
+            .copied()
+            .filter(|id| !keep(id))
+            .collect();
+        for generation in dropped {
+            self.generations.remove(&generation);
+            self.actions.push(Action::DropGeneration { generation });
+        }
+    }
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The simulation: the core, scripted workers and a clock that jumps.
+
+mod invariants;
+mod lifecycle;
+mod rollout;
+mod table;
+
+use super::*;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub(super) fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A policy with short, round numbers.
+pub(super) fn policy(workers: u32) -> Policy {
+    Policy {
+        workers,
+        workers_source: "test".to_owned(),
+        ready: Ready::Notify,
+        start_timeout: ms(5_000),
+        drain_timeout: ms(3_000),
+        stop_signal: 15,
+        restart: Restart::Always,
+        stop_exit_codes: Vec::new(),
+        backoff_min: ms(100),
+        backoff_max: ms(2_000),
+        crash_budget: 10,
+        crash_window: ms(60_000),
+        canary_time: ms(500),
+        min_ready_time: ms(0),
+        batch: 1,
+        max_draining: None,
+        on_failure: OnFailure::Rollback,
+    }
+}
+
+/// How a worker behaves. Times count from its spawn, but `drains`: from its stop signal.
+#[derive(Debug, Clone)]
+pub(super) struct Script {
+    pub ready: Option<Duration>,
+    pub exits: Option<(Duration, Exit)>,
+    pub drains: Option<Duration>,
+    pub unspawnable: bool,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Script {
+            ready: Some(ms(100)),
+            exits: None,
+            drains: Some(ms(50)),
+            unspawnable: false,
+        }
+    }
+}
+
+/// What a configuration file would say when it is read.
+pub(super) type Config = Result<(Policy, Script), String>;
+
+pub(super) struct Sim {
+    pub core: Supervisor,
+    pub now: Time,
+    /// Events to come; of equal times the first put in comes first.
+    pub agenda: VecDeque<(Time, Event)>,
+    /// The script of each generation.
+    pub scripts: BTreeMap<GenerationId, Script>,
+    /// What the next reads of the configuration yield (the last one stays).
+    pub configs: VecDeque<Config>,
+    pub alive: BTreeMap<WorkerId, GenerationId>,
+    pub signalled: BTreeMap<WorkerId, Time>,
+    pub killed: BTreeMap<WorkerId, Time>,
+    pub log: Vec<Transition>,
+    pub replies: Vec<(RequestId, Result<Done, Failure>)>,
+    pub said_ready: Option<Time>,
+    pub exit: Option<(Time, Outcome)>,
+    /// Checked after every event.
+    pub watch: fn(&Sim),
+    /// Put the core through its snapshot after every event.
+    pub forgetful: bool,
+}
+
+impl Sim {
+    pub fn new(policy: Policy, script: Script) -> Sim {
+        let mut sim = Sim {
+            core: Supervisor::new(policy.clone(), 7),
+            now: Time(1_000_000),
+            agenda: VecDeque::new(),
+            scripts: BTreeMap::from([(GenerationId(1), script.clone())]),
+            configs: VecDeque::from([Ok((policy, script))]),
+            alive: BTreeMap::new(),
+            signalled: BTreeMap::new(),
+            killed: BTreeMap::new(),
+            log: Vec::new(),
+            replies: Vec::new(),
+            said_ready: None,
+            exit: None,
+            watch: |_| {},
+            forgetful: false,
+        };
+        sim.event(Event::Begin);
+        sim
+    }
+
+    pub fn schedule(&mut self, after: Duration, event: Event) {
+        let at = self.now + after;
+        let index = self.agenda.partition_point(|(t, _)| *t <= at);
+        self.agenda.insert(index, (at, event));
+    }
+
+    pub fn event(&mut self, event: Event) {
+        if let Event::Exited { worker, .. } = &event {
+            if self.alive.remove(worker).is_none() {
+                return; // it ended in another way before
+            }
+            let gone = *worker;
+            let about = |e: &Event| match e {
+                Event::Notified { worker, .. } | Event::Exited { worker, .. } => *worker == gone,
+                _ => false,
+            };
+            self.agenda.retain(|(_, e)| !about(e));
+        }
+        let actions = self.core.handle(self.now, event);
+        for action in actions {
+            self.perform(action);
+        }
+        if self.forgetful {
+            let text = serde_json::to_string(&self.core).expect("serialises");
+            self.core = serde_json::from_str(&text).expect("deserialises");
+        }
+        (self.watch)(self);
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn {
+                worker, generation, ..
+            } => self.spawn(worker, generation),
+            Action::Signal { worker, .. } => self.signal(worker),
+            Action::Kill { worker } => {
+                self.killed.insert(worker, self.now);
+                let exit = Exit::Signal(9);
+                self.schedule(ms(1), Event::Exited { worker, exit });
+            }
+            Action::Probe { worker } => self.schedule(
+                ms(1),
+                Event::Probed {
+                    worker,
+                    ready: false,
+                },
+            ),
+            Action::LoadConfig { generation } => self.load(generation),
+            Action::SayReady => self.said_ready = Some(self.now),
+            Action::Announce(transition) => self.log.push(transition),
+            Action::Reply { to, result } => self.replies.push((to, result)),
+            Action::Exit(outcome) => self.exit = Some((self.now, outcome)),
+            Action::Release { .. } | Action::DropGeneration { .. } => {}
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, generation: GenerationId) {
+        let script = self.scripts[&generation].clone();
+        if script.unspawnable {
+            let error = "no such file".to_owned();
+            self.schedule(ms(0), Event::SpawnFailed { worker, error });
+            return;
+        }
+        self.alive.insert(worker, generation);
+        let pid = 1000 + worker.0 as i32;
+        self.schedule(ms(0), Event::Spawned { worker, pid });
+        if let Some(after) = script.ready {
+            let what = Notification::Ready;
+            self.schedule(after, Event::Notified { worker, what });
+        }
+        if let Some((after, exit)) = script.exits {
+            self.schedule(after, Event::Exited { worker, exit });
+        }
+    }
+
+    fn signal(&mut self, worker: WorkerId) {
+        self.signalled.insert(worker, self.now);
+        let Some(generation) = self.alive.get(&worker) else {
+            return;
+        };
+        if let Some(after) = self.scripts[generation].drains {
+            let exit = Exit::Signal(15);
+            self.schedule(after, Event::Exited { worker, exit });
+        }
+    }
+
+    fn load(&mut self, generation: GenerationId) {
+        let config = match self.configs.len() {
+            0 | 1 => self.configs.front().cloned(),
+            _ => self.configs.pop_front(),
+        };
+        let result = match config.expect("a configuration") {
+            Ok((policy, script)) => {
+                self.scripts.insert(generation, script);
+                Ok(policy)
+            }
+            Err(error) => Err(error),
+        };
+        self.schedule(ms(1), Event::ConfigLoaded { generation, result });
+    }
+
+    /// Jumps to the next thing that happens; `false` when nothing will.
+    pub fn turn(&mut self) -> bool {
+        let event = self.agenda.front().map(|(at, _)| *at);
+        let deadline = self.core.next_deadline();
+        let Some(at) = event.into_iter().chain(deadline).min() else {
+            return false;
+        };
+        self.now = self.now.max(at);
+        let due = self.agenda.front().is_some_and(|(t, _)| *t <= at);
+        match due.then(|| self.agenda.pop_front()).flatten() {
+            Some((_, event)) => self.event(event),
+            None => {
+                self.event(Event::Wake);
+                let next = self.core.next_deadline();
+                assert!(next.is_none_or(|t| t > self.now), "a busy deadline");
+            }
+        }
+        true
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        let mut turns = 0;
+        loop {
+            let event = self.agenda.front().map(|(at, _)| *at);
+            let next = event.into_iter().chain(self.core.next_deadline()).min();
+            if next.is_none_or(|at| at > end) {
+                break;
+            }
+            self.turn();
+            turns += 1;
+            assert!(turns < 100_000, "no progress");
+        }
+        self.now = end;
+    }
+
+    pub fn request(&mut self, id: u64, what: Request) {
+        let from = Some(RequestId(id));
+        self.event(Event::Requested { from, what });
+    }
+
+    pub fn reply(&self, id: u64) -> Option<&Result<Done, Failure>> {
+        let found: Vec<_> = self.replies.iter().filter(|(r, _)| r.0 == id).collect();
+        assert!(found.len() <= 1, "more than one reply to r{id}");
+        found.first().map(|(_, result)| result)
+    }
+
+    /// The worker that serves a slot.
+    pub fn serving(&self, slot: u32) -> Option<&Worker> {
+        let mut all = self.core.workers();
+        all.find(|w| w.slot.0 == slot && w.state == WorkerState::Ready)
+    }
+
+    /// Ends a worker from outside.
+    pub fn crash(&mut self, worker: WorkerId, exit: Exit) {
+        self.event(Event::Exited { worker, exit });
+    }
+
+    /// Generations of the ready workers, by slot.
+    pub fn ready_generations(&self) -> Vec<u64> {
+        let slots = 0..self.core.slots().len() as u32;
+        let ready = slots.filter_map(|i| self.serving(i));
+        ready.map(|w| w.generation.0).collect()
+    }
+}
