@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is said over the control socket: one definition for both ends.
+//!
+//! Framing and introspection are Varlink's (varlink.org): a JSON object and a NUL
+//! byte, over a stream socket. The interface is described in [`DESCRIPTION`].
+
+use serde::{Deserialize, Serialize};
+
+/// The interface's name.
+pub const INTERFACE: &str = "org.appcluster.Cluster1";
+
+/// The interface in Varlink's own language.
+pub const DESCRIPTION: &str = include_str!("api.varlink");
+
+/// What a supervisor tells of itself (`status --json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The app.
+    pub app: String,
+    /// Version of the supervisor that runs.
+    pub version: String,
+    /// Its process id.
+    pub pid: i32,
+    /// The systemd unit it is the main process of.
+    pub unit: Option<String>,
+    /// The configuration file, or `command line`.
+    pub config: String,
+    /// `starting`, `running`, `reloading` or `stopping`.
+    pub state: String,
+    /// The generation that was rolled out last.
+    pub generation: u64,
+    /// How many workers there should be and are.
+    pub workers: WorkersStatus,
+    /// What is listened on.
+    pub listeners: Vec<ListenerStatus>,
+    /// The worker positions, in order.
+    pub slots: Vec<SlotStatus>,
+    /// The rollout under way.
+    pub rollout: Option<RolloutStatus>,
+    /// Why the service is degraded.
+    pub degraded: Option<String>,
+    /// Things that were refused or could not be said, since the start.
+    pub counters: Counters,
+}
+
+/// How many workers there should be and are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkersStatus {
+    /// Slots that should have a ready worker.
+    pub desired: u32,
+    /// Slots that have one.
+    pub ready: u32,
+    /// Where the desired number comes from.
+    pub source: String,
+}
+
+/// One listening address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name in LISTEN_FDNAMES.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// How many sockets it has.
+    pub lines: u32,
+    /// Connections that wait to be accepted, where the kernel tells.
+    pub backlog: Option<u32>,
+}
+
+/// One worker position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// Its number.
+    pub slot: u32,
+    /// The worker that serves or starts; none while backing off.
+    pub worker: Option<u64>,
+    /// Its process id.
+    pub pid: Option<i32>,
+    /// A worker's state, or `backoff`, `failed`, `stopped`, `empty`.
+    pub state: String,
+    /// The worker's generation.
+    pub generation: Option<u64>,
+    /// When the worker entered its state (RFC 3339, UTC).
+    pub since: Option<String>,
+    /// CPU time used by the worker's processes, in seconds.
+    pub cpu: Option<f64>,
+    /// Memory resident in the worker's processes, in bytes.
+    pub memory: Option<u64>,
+    /// Workers started here in place of one that had failed.
+    pub restarts: u64,
+    /// How the last worker ended.
+    pub last_exit: Option<String>,
+    /// What the worker last said of itself.
+    pub status: Option<String>,
+    /// Other workers of the slot: starting beside the one that serves, draining, stopping.
+    pub draining: Vec<OtherWorker>,
+}
+
+/// A worker that is not the one its slot is served by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherWorker {
+    /// Its name.
+    pub worker: u64,
+    /// Its process id.
+    pub pid: Option<i32>,
+    /// Its state.
+    pub state: String,
+    /// Its generation.
+    pub generation: u64,
+    /// When it entered its state (RFC 3339, UTC).
+    pub since: String,
+}
+
+/// A rollout under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// The generation that is being rolled out.
+    pub to: u64,
+    /// `loading`, `advancing` or `reverting`.
+    pub stage: String,
+    /// Slots that run it.
+    pub done: u32,
+    /// Slots that will.
+    pub of: u32,
+    /// Why it is being undone.
+    pub failure: Option<String>,
+}
+
+/// Things that were refused or could not be said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Notify datagrams from processes that are not the worker's.
+    pub notify_refused: u64,
+    /// Lines in notify datagrams that were not understood.
+    pub notify_garbage: u64,
+    /// Log lines that journald did not take in time.
+    pub log_dropped: u64,
+    /// Messages that systemd did not take.
+    pub systemd_dropped: u64,
+}
+
+/// A call, by its method name without the interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", content = "parameters")]
+pub enum Call {
+    /// Everything about the app.
+    GetStatus {},
+    /// Roll out the configuration and code as they are now. May be asked for progress.
+    Reload {},
+    /// Stop all workers, then start a new generation; with `slot`: replace one worker.
+    Restart {
+        /// The slot whose worker is to be replaced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
+    },
+    /// Stop the app, if no service manager would start it again.
+    Stop {
+        /// Kill instead of drain.
+        #[serde(default)]
+        now: bool,
+    },
+    /// Another number of workers: `workers`, or `by` more.
+    Scale {
+        /// So many.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workers: Option<u32>,
+        /// So many more (negative: fewer).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<i32>,
+    },
+}
+
+impl Call {
+    /// Whether it only looks.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Call::GetStatus {})
+    }
+}
+
+/// The answer to a call that changes something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// One sentence for people.
+    pub message: String,
+    /// The generation that serves now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// How many workers are ready, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+}
+
+/// One step of something under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// One line for people.
+    pub progress: String,
+}
+
+/// Why a call failed: the error's name, and what goes with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "error", content = "parameters")]
+pub enum Error {
+    /// The configuration cannot be used; nothing was changed.
+    ConfigInvalid {
+        /// What is wrong with it, and where.
+        message: String,
+    },
+    /// A worker of the new generation failed; the old one serves.
+    GenerationFailed {
+        /// One sentence for people.
+        message: String,
+        /// The slot of the worker that failed.
+        slot: u32,
+        /// Its process id.
+        pid: Option<i32>,
+        /// Its cgroup as journald names it.
+        cgroup: Option<String>,
+        /// What happened to it.
+        cause: String,
+        /// The last lines it wrote, where the supervisor has them (foreground only).
+        last_lines: Vec<String>,
+    },
+    /// A worker did not start; its slot keeps trying.
+    WorkerFailed {
+        /// One sentence for people.
+        message: String,
+        /// Its slot.
+        slot: u32,
+        /// Its process id.
+        pid: Option<i32>,
+        /// Its cgroup as journald names it.
+        cgroup: Option<String>,
+    },
+    /// There is no such slot.
+    NoSuchWorker {
+        /// One sentence for people.
+        message: String,
+    },
+    /// The supervisor is stopping, or another call took this one's place.
+    InProgress {
+        /// One sentence for people.
+        message: String,
+    },
+    /// The parameters make no sense.
+    InvalidParameter {
+        /// One sentence for people.
+        message: String,
+    },
+    /// The app is a systemd service: systemd has to stop it, or would start it again.
+    ManagedBySystemd {
+        /// One sentence for people.
+        message: String,
+        /// Its unit.
+        unit: String,
+    },
+    /// The caller may not do that.
+    NotAuthorized {
+        /// One sentence for people.
+        message: String,
+    },
+}
+
+impl Error {
+    /// The sentence for people.
+    pub fn message(&self) -> &str {
+        match self {
+            Error::ConfigInvalid { message }
+            | Error::GenerationFailed { message, .. }
+            | Error::WorkerFailed { message, .. }
+            | Error::NoSuchWorker { message }
+            | Error::InProgress { message }
+            | Error::InvalidParameter { message }
+            | Error::ManagedBySystemd { message, .. }
+            | Error::NotAuthorized { message } => message,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is logged about a change of state: derived from the [`Transition`], like
+//! everything else that is told about it.
+
+use super::journal::{Level, Record};
+use crate::config::show_duration;
+use crate::core::{RolloutStep, Transition, WorkerState};
+
+/// MESSAGE_IDs (sd-id128(3)), explained in `units/app-cluster.catalog`.
+pub mod id {
+    /// A worker was started.
+    pub const WORKER_STARTED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e801";
+    /// A worker is ready.
+    pub const WORKER_READY: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e802";
+    /// A worker's process has ended.
+    pub const WORKER_EXITED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e803";
+    /// A worker failed.
+    pub const WORKER_FAILED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e804";
+    /// A slot waits before its next attempt.
+    pub const SLOT_BACKOFF: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e805";
+    /// The service is degraded.
+    pub const DEGRADED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e806";
+    /// The service is whole again.
+    pub const RECOVERED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e807";
+    /// A rollout has begun.
+    pub const ROLLOUT_STARTED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e808";
+    /// A rollout has succeeded.
+    pub const ROLLOUT_FINISHED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e809";
+    /// A rollout has failed.
+    pub const ROLLOUT_FAILED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80a";
+    /// The number of workers was changed.
+    pub const SCALED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80b";
+    /// The cluster changed its state.
+    pub const CLUSTER_STATE: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80c";
+}
+
+/// The log line for a transition.
+pub fn record(transition: &Transition) -> Record {
+    let mut record = match transition {
+        Transition::Worker { .. } | Transition::Exited { .. } | Transition::Failed { .. } => {
+            about_worker(transition)
+        }
+        Transition::Rollout { generation, step } => {
+            let mut record = about_rollout(generation.0, step);
+            record.generation = Some(*generation);
+            record
+        }
+        Transition::Backoff {
+            slot,
+            delay,
+            crashes,
+        } => {
+            let text = format!(
+                "slot {slot}: {crashes} failures in a row, next attempt in {}",
+                show_duration(*delay)
+            );
+            let mut record = with_id(Level::Info, text, id::SLOT_BACKOFF);
+            record.slot = Some(*slot);
+            record
+        }
+        Transition::Recovered { slot } => {
+            let text = format!("slot {slot} is well again");
+            let mut record = with_id(Level::Info, text, id::RECOVERED);
+            record.slot = Some(*slot);
+            record
+        }
+        Transition::Degraded { why: Some(why) } => {
+            with_id(Level::Error, format!("degraded: {why}"), id::DEGRADED)
+        }
+        Transition::Degraded { why: None } => {
+            with_id(Level::Info, "no longer degraded".to_owned(), id::RECOVERED)
+        }
+        Transition::Cluster { from, to } => {
+            with_id(Level::Debug, format!("{from} → {to}"), id::CLUSTER_STATE)
+        }
+        Transition::Scaled { from, to } => {
+            with_id(Level::Info, format!("{from} → {to} workers"), id::SCALED)
+        }
+    };
+    record.message = record.message.trim_end().to_owned();
+    record
+}
+
+fn with_id(level: Level, message: String, id: &'static str) -> Record {
+    let mut record = Record::plain(level, message);
+    record.id = Some(id);
+    record
+}
+
+fn about_worker(transition: &Transition) -> Record {
+    let (mut record, worker, slot, generation, pid) = match transition {
+        Transition::Worker {
+            worker,
+            slot,
+            generation,
+            pid,
+            from,
+            to,
+            after,
+        } => {
+            let name = format!("slot {slot}: worker {}", pid.unwrap_or_default());
+            let after = show_duration(std::time::Duration::from_millis(after.as_millis() as u64));
+            let record = match (from, to) {
+                (None, _) => {
+                    let text = format!("{name} started, generation {generation}");
+                    with_id(Level::Info, text, id::WORKER_STARTED)
+                }
+                (_, WorkerState::Ready) => {
+                    let text = format!("{name} is ready after {after}");
+                    with_id(Level::Info, text, id::WORKER_READY)
+                }
+                (_, WorkerState::Gone) => Record::plain(Level::Debug, format!("{name} is gone")),
+                (_, to) => Record::plain(Level::Info, format!("{name} is {to}")),
+            };
+            (record, worker, slot, generation, *pid)
+        }
+        Transition::Exited {
+            worker,
+            slot,
+            generation,
+            pid,
+            exit,
+            requested,
+        } => {
+            let name = format!("slot {slot}: worker {}", pid.unwrap_or_default());
+            let level = if *requested { Level::Info } else { Level::Warning };
+            let asked = if *requested { ", as requested" } else { "" };
+            let text = format!("{name} {exit}{asked}");
+            let record = with_id(level, text, id::WORKER_EXITED);
+            (record, worker, slot, generation, *pid)
+        }
+        Transition::Failed { blame, generation } => {
+            let record = with_id(Level::Error, blame.to_string(), id::WORKER_FAILED);
+            (record, &blame.worker, &blame.slot, generation, blame.pid)
+        }
+        _ => return Record::plain(Level::Debug, String::new()),
+    };
+    record.worker = Some(*worker);
+    record.slot = Some(*slot);
+    record.generation = Some(*generation);
+    record.pid = pid;
+    record
+}
+
+fn about_rollout(generation: u64, step: &RolloutStep) -> Record {
+    let text = progress(generation, step);
+    match step {
+        RolloutStep::Started { .. } => with_id(Level::Info, text, id::ROLLOUT_STARTED),
+        RolloutStep::Progress { .. } => Record::plain(Level::Info, text),
+        RolloutStep::Finished { .. } => with_id(Level::Info, text, id::ROLLOUT_FINISHED),
+        RolloutStep::Refused(_) | RolloutStep::Failed(_) => {
+            with_id(Level::Error, text, id::ROLLOUT_FAILED)
+        }
+        RolloutStep::Undone { .. } => Record::plain(Level::Warning, text),
+    }
+}
+
+/// One line about a step of a rollout, for the log and for whoever asked for it.
+pub fn progress(generation: u64, step: &RolloutStep) -> String {
+    match step {
+        RolloutStep::Started { from, slots } => {
+            format!("generation {from} → {generation}: replacing {slots} workers")
+        }
+        RolloutStep::Progress { done, of } => {
+            format!("generation {generation}: {done}/{of} slots")
+        }
+        RolloutStep::Refused(error) => {
+            format!("reload refused, the configuration cannot be used:\n{error}")
+        }
+        RolloutStep::Failed(blame) => format!("generation {generation} failed: {blame}"),
+        RolloutStep::Finished { took } => {
+            format!("generation {generation} is rolled out, in {:.1}s", took.as_secs_f64())
+        }
+        RolloutStep::Undone { serving, note } => match note {
+            None => format!("generation {serving} serves on, untouched"),
+            Some(note) => format!("generation {serving} serves on; {note}"),
+        },
+    }
+}
+
+/// One line about a worker's progress, for whoever waits for a rollout.
+pub fn worker_progress(transition: &Transition) -> Option<String> {
+    match transition {
+        Transition::Worker { from: None, .. }
+        | Transition::Worker {
+            to: WorkerState::Ready | WorkerState::Draining,
+            ..
+        }
+        | Transition::Failed { .. } => Some(record(transition).message),
+        Transition::Rollout { generation, step } => Some(progress(generation.0, step)),
+        _ => None,
+    }
+}

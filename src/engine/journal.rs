@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Our own log lines: a thread of their own, so that a journald that does not
+//! read never stops supervision.
+//!
+//! `tracing_journald` sends blocking datagrams, and its socket is private; so the
+//! loop only puts records into a bounded queue (what does not fit is counted and
+//! reported later), and this thread hands them to the journal, or to stderr where
+//! there is none.
+
+use crate::core::{GenerationId, SlotId, WorkerId};
+use std::io::Write;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::Duration;
+use tracing::{Dispatch, debug, error, info, warn};
+use tracing_subscriber::layer::SubscriberExt;
+
+/// Records that may wait for journald.
+const QUEUE: usize = 1024;
+
+/// How important a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Something is broken.
+    Error,
+    /// Something is not as it should be.
+    Warning,
+    /// What happens.
+    Info,
+    /// What only a developer wants to see.
+    Debug,
+}
+
+/// One log line with its journal fields (systemd.journal-fields(7)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// PRIORITY=
+    pub level: Level,
+    /// MESSAGE=
+    pub message: String,
+    /// MESSAGE_ID=, see `units/app-cluster.catalog`.
+    pub id: Option<&'static str>,
+    /// APPC_SLOT=
+    pub slot: Option<SlotId>,
+    /// APPC_WORKER=
+    pub worker: Option<WorkerId>,
+    /// APPC_GENERATION=
+    pub generation: Option<GenerationId>,
+    /// OBJECT_PID=
+    pub pid: Option<i32>,
+    /// APPC_CGROUP=, the worker's cgroup as `_SYSTEMD_CGROUP=` names it.
+    pub cgroup: Option<String>,
+}
+
+impl Record {
+    /// A line without fields.
+    pub fn plain(level: Level, message: impl Into<String>) -> Record {
+        Record {
+            level,
+            message: message.into(),
+            id: None,
+            slot: None,
+            worker: None,
+            generation: None,
+            pid: None,
+            cgroup: None,
+        }
+    }
+}
+
+/// The way to the log.
+#[derive(Debug)]
+pub struct Journal {
+    queue: Option<SyncSender<Record>>,
+    done: mpsc::Receiver<()>,
+    /// Records dropped since the start, and those not reported yet.
+    dropped: u64,
+    unreported: u64,
+}
+
+impl Journal {
+    /// Starts the thread. Signals must be blocked by now.
+    pub fn start(app: &str) -> std::io::Result<Journal> {
+        let (queue, records) = mpsc::sync_channel::<Record>(QUEUE);
+        let (finished, done) = mpsc::channel();
+        let app = app.to_owned();
+        let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                let dispatch = to_journal.then(journal).flatten();
+                for record in records {
+                    match &dispatch {
+                        Some(journal) => {
+                            tracing::dispatcher::with_default(journal, || emit(&app, &record));
+                        }
+                        None => print(&app, &record),
+                    }
+                }
+                let _ = finished.send(());
+            })?;
+        Ok(Journal {
+            queue: Some(queue),
+            done,
+            dropped: 0,
+            unreported: 0,
+        })
+    }
+
+    /// Logs a record, now or never.
+    pub fn log(&mut self, record: Record) {
+        let Some(queue) = &self.queue else {
+            return;
+        };
+        if self.unreported > 0 {
+            let text = format!("{} log lines were dropped", self.unreported);
+            if queue.try_send(Record::plain(Level::Warning, text)).is_ok() {
+                self.unreported = 0;
+            }
+        }
+        if let Err(TrySendError::Full(_)) = queue.try_send(record) {
+            self.dropped += 1;
+            self.unreported += 1;
+        }
+    }
+
+    /// Records dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Waits until everything is written, for at most `patience`.
+    pub fn finish(&mut self, patience: Duration) {
+        drop(self.queue.take());
+        match self.done.recv_timeout(patience) {
+            Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+}
+
+fn journal() -> Option<Dispatch> {
+    let layer = tracing_journald::layer().ok()?.with_field_prefix(None);
+    Some(Dispatch::new(tracing_subscriber::registry().with(layer)))
+}
+
+/// Calls one tracing macro with all the fields; absent ones are not recorded.
+macro_rules! event {
+    ($macro:ident, $app:expr, $r:expr) => {
+        $macro!(
+            MESSAGE_ID = $r.id,
+            APPC_APP = $app,
+            APPC_SLOT = $r.slot.map(|s| s.0),
+            APPC_WORKER = $r.worker.map(|w| w.0),
+            APPC_GENERATION = $r.generation.map(|g| g.0),
+            APPC_CGROUP = $r.cgroup.as_deref(),
+            OBJECT_PID = $r.pid,
+            "{}",
+            $r.message
+        )
+    };
+}
+
+fn emit(app: &str, record: &Record) {
+    match record.level {
+        Level::Error => event!(error, app, record),
+        Level::Warning => event!(warn, app, record),
+        Level::Info => event!(info, app, record),
+        Level::Debug => event!(debug, app, record),
+    }
+}
+
+fn print(app: &str, record: &Record) {
+    let level = match record.level {
+        Level::Error => "error: ",
+        Level::Warning => "warning: ",
+        Level::Info => "",
+        Level::Debug => return,
+    };
+    // A terminal or pipe that is gone is no reason to end.
+    let _ = writeln!(std::io::stderr(), "{app} | {level}{}", record.message);
+}

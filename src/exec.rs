@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `exec-worker`: what runs in the child between posix_spawn(3) and execve(2).
+//!
+//! The supervisor has one thread that must not stall, so it never forks: it
+//! spawns this program, which arranges what can only be arranged from inside
+//! (session, cgroup, directory, LISTEN_PID) and then becomes the worker. The
+//! environment it is started with is the worker's.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, exit};
+
+/// The verb, as the first argument.
+pub const VERB: &str = "exec-worker";
+
+/// Exit statuses of systemd.exec(5), "Process Exit Codes".
+const EXIT_CHDIR: i32 = 200;
+const EXIT_EXEC: i32 = 203;
+
+/// What to arrange. Written and read by the same binary only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// `cgroup.procs` of the cgroup to enter.
+    pub cgroup: Option<String>,
+    /// The working directory.
+    pub directory: String,
+    /// Whether sockets are passed, so that LISTEN_PID must be set (sd_listen_fds(3)).
+    pub listen: bool,
+    /// The program's absolute path.
+    pub program: String,
+    /// Its arguments, the first being its name.
+    pub arguments: Vec<String>,
+}
+
+impl Plan {
+    /// The arguments that carry the plan to the child.
+    pub fn to_arguments(&self) -> Vec<String> {
+        let mut all = vec![
+            "app-cluster".to_owned(),
+            VERB.to_owned(),
+            self.cgroup.clone().unwrap_or_default(),
+            self.directory.clone(),
+            if self.listen { "1" } else { "0" }.to_owned(),
+            self.program.clone(),
+        ];
+        all.extend(self.arguments.iter().cloned());
+        all
+    }
+}
+
+/// Becomes the worker; `arguments` are those after the verb. Returns never.
+pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
+    let mut next = || arguments.next().unwrap_or_default();
+    let (cgroup, directory, listen, program, name) = (next(), next(), next(), next(), next());
+    if program.is_empty() || name.is_empty() {
+        eprintln!("app-cluster: {VERB} is what the supervisor uses to start a worker");
+        exit(2);
+    }
+    // A session of its own: the terminal's signals are the supervisor's, and the
+    // worker's whole process group can be found.
+    let _ = nix::unistd::setsid();
+    if !cgroup.is_empty()
+        && let Err(error) = std::fs::write(&cgroup, "0")
+    {
+        eprintln!("app-cluster: cannot enter {}: {error}", cgroup.display());
+    }
+    if let Err(error) = std::env::set_current_dir(&directory) {
+        eprintln!("app-cluster: cannot use directory {}: {error}", directory.display());
+        exit(EXIT_CHDIR);
+    }
+    let mut command = Command::new(&program);
+    command.arg0(&name).args(arguments);
+    if listen == "1" {
+        command.env("LISTEN_PID", std::process::id().to_string());
+    }
+    // exec() unblocks all signals and gives SIGPIPE its default action back; a signal
+    // that came meanwhile is delivered then.
+    let error = command.exec();
+    eprintln!("app-cluster: cannot execute {}: {error}", program.display());
+    exit(EXIT_EXEC);
+}
