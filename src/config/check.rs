@@ -20,7 +20,9 @@ pub fn check(config: &Config, base: impl IntoIterator<Item = (String, String)>) 
         Ok(_) => Vec::new(),
         Err(error) => error.diagnostics,
     };
-    found.extend(warnings(config, &Cpus::detect()));
+    let mut doubtful = warnings(config, &Cpus::detect());
+    doubtful.sort_by_key(|d| d.position.line);
+    found.extend(doubtful);
     found
 }
 
