@@ -44,8 +44,10 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
     if config.batch >= workers && config.batch > 1 {
         warn(
             "batch",
-            format!("a reload replaces {workers} of {workers} workers at once after the first"),
-            format!("with {workers} workers `batch` is best below {workers}"),
+            format!(
+                "after its first worker, a reload replaces all of the {workers} workers at once"
+            ),
+            "a smaller `batch` keeps some of the old workers until the new ones are ready".into(),
         );
     }
     if config.drain_timeout > STOP_LIMIT - STOP_MARGIN {

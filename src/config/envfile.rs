@@ -5,6 +5,9 @@ use super::diagnostic::{Diagnostic, Position};
 use std::iter::Peekable;
 use std::str::CharIndices;
 
+/// Most errors shown of one file.
+const MOST: usize = 20;
+
 /// Checks the name of a variable: letters, digits and `_`, not starting with a digit.
 ///
 /// # Errors
@@ -36,7 +39,9 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<(String, String)>, V
             while chars.next_if(|&(_, c)| c != '\n').is_some() {}
             continue;
         }
-        if let Err((message, hint)) = assignment(&mut chars, text, &mut variables) {
+        if let Err((message, hint)) = assignment(&mut chars, text, &mut variables)
+            && errors.len() < MOST
+        {
             let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
             errors.push(Diagnostic {
                 position: Position::of(text, start..end),

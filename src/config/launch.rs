@@ -3,6 +3,7 @@
 
 use super::diagnostic::{ConfigError, Diagnostic, Position, Severity};
 use super::{Config, envfile, file, keys};
+use crate::core::Ready;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,6 +68,8 @@ pub struct Launch {
     pub arguments: Vec<String>,
     /// Absolute working directory, with symbolic links as written.
     pub directory: PathBuf,
+    /// Absolute path of the command of `ready = { exec = [...] }`, if there is one.
+    pub ready_program: Option<PathBuf>,
     /// The whole environment, but for what is added for each worker.
     pub environment: BTreeMap<String, String>,
 }
@@ -100,22 +103,32 @@ impl Launch {
             wrong.push(error(config, "directory", why.clone(), None));
         }
         let path = environment.get("PATH").map_or(DEFAULT_PATH, String::as_str);
-        let word = config.command.first().map_or("", String::as_str);
-        match find(word, &config.directory, path) {
-            Ok(program) if wrong.is_empty() => Ok(Launch {
+        let mut look_up = |key: &str, words: &[String]| {
+            let word = words.first().map_or("", String::as_str);
+            match find(word, &config.directory, path) {
+                Ok(program) => Some(program),
+                // Missing only because its directory is: said once.
+                Err(_) if place.is_err() && is_relative_path(word) => None,
+                Err((message, hint)) => {
+                    wrong.push(error(config, key, message, hint));
+                    None
+                }
+            }
+        };
+        let program = look_up("command", &config.command);
+        let ready_program = match &config.ready {
+            Ready::Exec(words) => look_up("ready", words),
+            _ => None,
+        };
+        match program {
+            Some(program) if wrong.is_empty() => Ok(Launch {
                 program,
                 arguments: config.command.clone(),
                 directory: config.directory.clone(),
+                ready_program,
                 environment,
             }),
-            // A relative program in a missing directory is missing for that reason only.
-            Err(_) if place.is_err() && is_relative_path(word) => {
-                Err(ConfigError { diagnostics: wrong })
-            }
-            found => {
-                if let Err((message, hint)) = found {
-                    wrong.push(error(config, "command", message, hint));
-                }
+            _ => {
                 wrong.sort_by_key(|d| (d.origin != config.source.origin, d.position.line));
                 Err(ConfigError { diagnostics: wrong })
             }

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 /// Longest path of a unix socket: `sun_path` of unix(7) without its NUL.
 const UNIX_PATH: usize = 107;
+/// Most listeners of an app.
+const MOST: usize = 64;
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +156,32 @@ impl Listen {
             return Err(format!(
                 "{name:?} cannot name a listener: 1 to 255 letters, digits, `_`, `.` and `-`"
             ));
+        }
+        Ok(())
+    }
+
+    /// Checks the listeners of an app together: at most 64, no name and no address twice
+    /// (port 0 is another port each time).
+    ///
+    /// # Errors
+    /// A sentence that says which two are in each other's way.
+    pub fn distinct(listeners: &[Listen]) -> Result<(), String> {
+        if listeners.len() > MOST {
+            return Err(format!("an app has at most {MOST} listeners"));
+        }
+        for (n, one) in listeners.iter().enumerate() {
+            for other in &listeners[..n] {
+                if one.address == other.address && one.address.port() != Some(0) {
+                    return Err(format!("two listeners have the address {}", one.address));
+                }
+                if one.name == other.name {
+                    return Err(format!(
+                        "two listeners are called \"{}\": name them, such as {{ first = \"{}\", \
+                         second = \"{}\" }}",
+                        one.name, other.address, one.address
+                    ));
+                }
+            }
         }
         Ok(())
     }

@@ -17,8 +17,13 @@ mod listen;
 mod read;
 mod toml_reader;
 mod units;
+mod values;
 mod words;
 
+#[cfg(test)]
+mod launch_tests;
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,7 @@
 use super::diagnostic::{ConfigError, Source};
 use super::keys::{self, Status};
 use super::toml_reader::{Problem, Read, Reader, Value, all};
+use super::values::{boolean, choice, duration, expected, integer, list, string};
 use super::words::toml_string;
 use super::{
     Balance, Config, EnvironmentFile, Listen, MAX_WORKERS, Protocol, Workers, envfile, launch,
@@ -13,7 +14,6 @@ use crate::core::{OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 use toml::de::DeValue;
 
 /// See [`Config::parse`].
@@ -94,6 +94,9 @@ fn reload(file: &mut Reader<'_>, config: &mut Config) {
 /// The keys that are not read: known for later, or unknown.
 fn others(file: &mut Reader<'_>) {
     for (name, span, value) in file.left() {
+        if file.full() {
+            return;
+        }
         let known = keys::find(&name).map(|key| key.status);
         if let Some(Status::NotYet(meanwhile)) = known {
             let hint = (!meanwhile.is_empty()).then(|| format!("meanwhile: {meanwhile}"));
@@ -149,94 +152,6 @@ fn together(file: &mut Reader<'_>, config: &Config) {
             Some("make `start_timeout` longer than the delay".into()),
         );
     }
-}
-
-/// The error that `value` is of the wrong kind.
-fn expected(value: &Value<'_>, what: &str) -> Problem {
-    Problem::at(
-        value,
-        format!("expected {what}, found {}", kind(value.get_ref())),
-    )
-}
-
-fn kind(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-/// A string without NUL, which nothing handed to execve(2) can have.
-fn string<'v>(value: &'v Value<'_>, what: &str) -> Read<&'v str> {
-    let Some(text) = value.get_ref().as_str() else {
-        return Err(expected(value, what).into());
-    };
-    if text.contains('\0') {
-        return Err(Problem::at(value, "a NUL character cannot be used here").into());
-    }
-    Ok(text)
-}
-
-fn boolean(value: &Value<'_>) -> Read<bool> {
-    let found = value.get_ref().as_bool();
-    found.ok_or_else(|| expected(value, "true or false").into())
-}
-
-/// An integer in `least..=most`.
-fn integer<T: TryFrom<i64>>(value: &Value<'_>, least: u32, most: u32) -> Read<T> {
-    let Some(found) = value.get_ref().as_integer() else {
-        return Err(expected(value, "an integer").into());
-    };
-    i64::from_str_radix(found.as_str(), found.radix())
-        .ok()
-        .filter(|n| (i64::from(least)..=i64::from(most)).contains(n))
-        .and_then(|n| T::try_from(n).ok())
-        .ok_or_else(|| Problem::at(value, format!("expected {least} to {most}")).into())
-}
-
-/// An array, each item read by `item`; `example` is one.
-fn list<'t, T>(
-    value: &Value<'t>,
-    example: &str,
-    item: impl FnMut(&Value<'t>) -> Read<T>,
-) -> Read<Vec<T>> {
-    match value.get_ref().as_array() {
-        Some(items) => all(items.iter().map(item)),
-        None => Err(expected(value, &format!("an array, such as {example}")).into()),
-    }
-}
-
-/// One of the words of `known`; those of `later` are refused as not yet there.
-fn choice<T: Copy>(value: &Value<'_>, known: &[(&str, T)], later: &[&str]) -> Read<T> {
-    let words: Vec<String> = known.iter().map(|(w, _)| format!("\"{w}\"")).collect();
-    let one_of = format!("one of {}", words.join(", "));
-    let text = string(value, &one_of)?;
-    if let Some((_, found)) = known.iter().find(|(word, _)| *word == text) {
-        return Ok(*found);
-    }
-    if later.contains(&text) {
-        let problem = Problem::at(value, format!("{text:?} is not yet supported"));
-        return Err(problem.hint(format!("meanwhile: {one_of}")).into());
-    }
-    let problem = Problem::at(value, format!("expected {one_of}"));
-    Err(match keys::closest(text, known.iter().map(|(w, _)| *w)) {
-        Some(meant) => problem.hint(format!("did you mean \"{meant}\"?")).into(),
-        None => problem.into(),
-    })
-}
-
-fn duration(value: &Value<'_>) -> Read<Duration> {
-    let text = match value.get_ref() {
-        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
-        DeValue::Float(number) => number.as_str(),
-        _ => string(value, "a duration, such as \"30s\" or \"1min 30s\"")?,
-    };
-    units::duration(text).map_err(|why| Problem::at(value, why).into())
 }
 
 /// A program and its arguments: an array of words, or a string without shell syntax.
@@ -308,36 +223,30 @@ fn environment_file(value: &Value<'_>) -> Read<EnvironmentFile> {
     })
 }
 
-/// An array of addresses, or a table from name to address. Names are unique.
+/// An array of addresses, or a table from name to address, in the order of the file.
 fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
     let address = |value: &Value<'_>| {
         let text = string(value, "an address, such as \"127.0.0.1:3000\"")?;
         text.parse()
             .map_err(|why: String| Vec::from(Problem::at(value, why)))
     };
-    if let Some(table) = value.get_ref().as_table() {
-        return all(table.iter().map(|(name, value)| {
+    let listeners = if let Some(table) = value.get_ref().as_table() {
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        all(entries.into_iter().map(|(name, value)| {
             Listen::valid_name(name.get_ref()).map_err(|why| Problem::at(value, why))?;
             Ok(Listen {
                 name: name.get_ref().to_string(),
                 address: address(value)?,
             })
-        }));
-    }
-    let mut names = Vec::new();
-    list(value, "[\"127.0.0.1:3000\"]", |item| {
-        let listen = Listen::unnamed(address(item)?).map_err(|why| Problem::at(item, why))?;
-        if names.contains(&listen.name) {
-            let problem = Problem::at(item, format!("two listeners are called {:?}", listen.name));
-            let named = format!(
-                "name them: listen = {{ first = \"...\", second = \"{}\" }}",
-                listen.address
-            );
-            return Err(problem.hint(named).into());
-        }
-        names.push(listen.name.clone());
-        Ok(listen)
-    })
+        }))?
+    } else {
+        list(value, "[\"127.0.0.1:3000\"]", |item| {
+            Listen::unnamed(address(item)?).map_err(|why| Problem::at(item, why).into())
+        })?
+    };
+    Listen::distinct(&listeners).map_err(|why| Problem::at(value, why))?;
+    Ok(listeners)
 }
 
 fn workers(value: &Value<'_>) -> Read<Workers> {

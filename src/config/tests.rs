@@ -3,10 +3,8 @@
 
 use super::*;
 use insta::assert_snapshot;
-use proptest::prelude::*;
-use std::os::unix::fs::{PermissionsExt, symlink};
 
-fn good(text: &str) -> Config {
+pub(super) fn good(text: &str) -> Config {
     Config::parse(text, "web.toml").unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -184,13 +182,6 @@ fn one_error_each() {
       |
     2 |  listen = ["[::]:80", "ä", "0.0.0.0:80"]
       |                       ^^^
-
-    error: two listeners are called "80"
-     --> web.toml:2:28
-      |
-    2 |  listen = ["[::]:80", "ä", "0.0.0.0:80"]
-      |                            ^^^^^^^^^^^^
-      = help: name them: listen = { first = "...", second = "0.0.0.0:80" }
     "#);
     assert_snapshot!(bad("command = \"true\"\n[server]\nport = 80"), @r#"
     error: unknown key `server`
@@ -290,6 +281,32 @@ fn the_hint_for_a_number_in_the_environment_can_be_pasted() {
 }
 
 #[test]
+fn listeners_keep_the_order_of_the_file() {
+    let config = good("command = \"a\"\n[listen]\nz = \"1\"\na = \"2\"\nm = \"0\"\nb = \"0\"");
+    let names: Vec<_> = config.listen.iter().map(|l| l.name.as_str()).collect();
+    assert_eq!(names, ["z", "a", "m", "b"]);
+    let message = why("listen = { a = \"80\", b = \"80\" }");
+    assert_eq!(message, "two listeners have the address 80");
+    assert_eq!(
+        good("command = \"a\"\ncrash_budget = 1_000").crash_budget,
+        1000
+    );
+    assert_eq!(
+        good("command = \"a\"\nstart_timeout = 1_0")
+            .start_timeout
+            .as_secs(),
+        10
+    );
+}
+
+#[test]
+fn a_file_full_of_errors_takes_no_time() {
+    let text: String = (0..60_000).map(|n| format!("wrong{n} = 1\n")).collect();
+    let error = Config::parse(&text, "x").unwrap_err();
+    assert_eq!(error.diagnostics.len(), 101);
+}
+
+#[test]
 fn the_same_listener_twice_in_a_table_is_a_syntax_error() {
     assert!(bad("command = \"a\"\n[listen]\nx = \"1\"\nx = \"2\"").contains("duplicate key"));
 }
@@ -330,225 +347,4 @@ fn files() {
     assert_eq!(serde_json::from_value::<ConfigError>(json).unwrap(), error);
     std::fs::write(&path, "command = \"true\"").unwrap();
     assert!(Config::load(&path).is_ok());
-}
-
-/// An app directory with a release behind a link, a program and an environment file.
-fn app() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    std::fs::create_dir_all(at("releases/1/bin")).unwrap();
-    symlink("releases/1", at("current")).unwrap();
-    std::fs::write(at("releases/1/bin/app"), "#!/bin/sh\n").unwrap();
-    std::fs::set_permissions(
-        at("releases/1/bin/app"),
-        std::fs::Permissions::from_mode(0o755),
-    )
-    .unwrap();
-    std::fs::write(at("releases/1/plain"), "").unwrap();
-    std::fs::write(at("releases/1/.env"), "A=file\nB=file\nPORT=5\n").unwrap();
-    dir
-}
-
-fn resolve(config: &Config, base: &[(&str, &str)]) -> Result<Launch, ConfigError> {
-    let base = base.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-    Launch::resolve(config, base)
-}
-
-#[test]
-fn launch_keeps_links_and_layers_the_environment() {
-    let dir = app();
-    let current = dir.path().join("current");
-    let text = format!(
-        "command = [\"./bin/app\", \"-x\"]\ndirectory = \"{}\"\n\
-         environment_files = [\".env\", \"-missing\"]\nenvironment = {{ A = \"config\" }}",
-        current.display()
-    );
-    let base = [
-        ("A", "base"),
-        ("B", "base"),
-        ("C", "base"),
-        ("LISTEN_FDS", "1"),
-        ("NOTIFY_SOCKET", "/run/x"),
-        ("APP_CLUSTER_SLOT", "7"),
-    ];
-    let launch = resolve(&good(&text), &base).unwrap();
-    assert_eq!(launch.program, current.join("bin/app"));
-    assert_eq!(launch.arguments, ["./bin/app", "-x"]);
-    assert_eq!(launch.directory, current);
-    let seen: Vec<_> = launch
-        .environment
-        .iter()
-        .map(|(n, v)| format!("{n}={v}"))
-        .collect();
-    assert_eq!(seen, ["A=config", "B=file", "C=base", "PORT=5"]);
-    assert!(launch.sets("PORT") && !launch.sets("WORKER_COUNT"));
-    assert_eq!(launch.names_set().count(), 4);
-}
-
-#[test]
-fn programs_are_looked_up_in_the_path_of_the_worker() {
-    let dir = app();
-    let bin = dir.path().join("current/bin");
-    let config = good("command = \"app\"");
-    let path = format!("/nonexistent::{}", bin.display());
-    let launch = resolve(&config, &[("PATH", &path)]).unwrap();
-    assert_eq!(launch.program, bin.join("app"));
-    assert_eq!(launch.arguments, ["app"]);
-    let text = format!(
-        "command = \"app\"\nenvironment.PATH = \"{}\"",
-        bin.display()
-    );
-    assert!(resolve(&good(&text), &[("PATH", "/nonexistent")]).is_ok());
-    assert!(resolve(&config, &[("PATH", "/nonexistent")]).is_err());
-}
-
-#[test]
-fn launch_errors() {
-    let dir = app();
-    let show = |text: &str| {
-        let text = text.replace("DIR", &dir.path().display().to_string());
-        let error = resolve(&good(&text), &[("PATH", "/nonexistent:/usr/nonexistent")]);
-        let text = error.unwrap_err().to_string();
-        text.replace(&dir.path().display().to_string(), "DIR")
-    };
-    assert_snapshot!(show("command = \"nod server.js\"\n"), @r#"
-    error: `nod` was not found in PATH (/nonexistent:/usr/nonexistent)
-     --> web.toml:1:11
-      |
-    1 | command = "nod server.js"
-      |           ^^^^^^^^^^^^^^^
-      = help: did you mean `node`?
-    "#);
-    assert_snapshot!(show("command = [\"./plain\"]\ndirectory = \"DIR/current\""), @r#"
-    error: `DIR/current/plain` exists but is not executable
-     --> web.toml:1:11
-      |
-    1 | command = ["./plain"]
-      |           ^^^^^^^^^^^
-      = help: chmod +x DIR/current/plain, or name its interpreter first: ["node", "DIR/current/plain"]
-    "#);
-    assert_snapshot!(show("command = [\"./x\"]\ndirectory = \"DIR/gone\""), @r#"
-    error: directory `DIR/gone`: no such file or directory
-     --> web.toml:2:13
-      |
-    2 | directory = "DIR/gone"
-      |             ^^^^^^^^^^^^^^^^^^^^^^
-    "#);
-    assert_snapshot!(show("command = [\"/bin/sh\"]\nenvironment_files = [\"DIR/gone\"]"), @r#"
-    error: environment file `DIR/gone`: no such file or directory
-     --> web.toml:2:21
-      |
-    2 | environment_files = ["DIR/gone"]
-      |                     ^^^^^^^^^^^^^^^^^^^^^^^^
-      = help: write "-DIR/gone" if it may be missing
-    "#);
-    std::fs::remove_dir_all(dir.path().join("releases/1")).unwrap();
-    assert_snapshot!(show("command = [\"./x\"]\ndirectory = \"DIR/current\""), @r#"
-    error: directory `DIR/current`: `DIR/current` is a symbolic link to `releases/1`, which does not exist
-     --> web.toml:2:13
-      |
-    2 | directory = "DIR/current"
-      |             ^^^^^^^^^^^^^^^^^^^^^^^^^
-    "#);
-}
-
-#[test]
-fn check_warns() {
-    let config = good(
-        "command = \"npm start\"\nworkers = 4\nbatch = 4\ndrain_timeout = \"2min\"\nstart_timeout = 0\n",
-    );
-    let base = [("PATH".to_owned(), "/nonexistent".to_owned())];
-    let found = check(&config, base);
-    let keys: Vec<_> = found
-        .iter()
-        .map(|d| (d.severity, d.position.line))
-        .collect();
-    let warning = Severity::Warning;
-    assert_eq!(
-        keys,
-        [
-            (Severity::Error, 1),
-            (warning, 1),
-            (warning, 3),
-            (warning, 4),
-            (warning, 5)
-        ]
-    );
-    assert!(
-        found[3]
-            .hint
-            .as_deref()
-            .unwrap()
-            .contains("TimeoutStopSec=2min 5s")
-    );
-    assert_eq!(check(&good("command = [\"/bin/sh\"]\nworkers = 1"), []), []);
-}
-
-#[test]
-fn dev() {
-    let config = Config::for_command(vec!["sh".into()]);
-    assert!(config.directory.is_dir());
-    assert_eq!(config.listen[0].address.to_string(), "127.0.0.1:3000");
-    assert!(resolve(&config, &[]).is_ok());
-    let empty = resolve(&Config::for_command(Vec::new()), &[]).unwrap_err();
-    assert_eq!(
-        empty.to_string(),
-        "error: the command is empty\n --> command line"
-    );
-}
-
-/// Lines that are nearly right: known keys with values of any kind.
-fn near_miss() -> impl Strategy<Value = String> {
-    let key = prop::sample::select(KEYS).prop_map(|key| key.name.to_owned());
-    let value = prop_oneof![
-        any::<i64>().prop_map(|n| n.to_string()),
-        any::<f64>().prop_map(|n| format!("{n:?}")),
-        any::<String>().prop_map(|text| format!("{text:?}")),
-        "[0-9a-zµ. \"'\\\\-]{0,12}".prop_map(|text| words::toml_string(&text)),
-        any::<String>().prop_map(|text| format!("[{}]", words::toml_string(&text))),
-        any::<String>().prop_map(|text| format!("{{ {text:?} = {} }}", words::toml_string(&text))),
-        Just("true".to_owned()),
-        Just("[[[]]]".to_owned()),
-    ];
-    prop::collection::vec((key, value), 0..6).prop_map(|lines| {
-        let lines = lines
-            .into_iter()
-            .map(|(key, value)| format!("{key} = {value}\n"));
-        lines.collect()
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_text_panics(text in any::<String>()) {
-        if let Err(error) = Config::parse(&text, "x") {
-            prop_assert!(!error.to_string().is_empty());
-        }
-        let _ = envfile::parse(&text, "x");
-        let _ = (duration(&text), signal(&text), valid_name(&text), split_command(&text));
-        let _ = (text.parse::<Listen>(), text.parse::<Workers>());
-    }
-
-    #[test]
-    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        if let Err(error) = Config::load(file.path()) {
-            prop_assert!(!error.to_string().is_empty());
-        }
-    }
-
-    #[test]
-    fn no_value_panics(text in near_miss()) {
-        match Config::parse(&text, "x") {
-            Ok(config) => {
-                let policy = config.policy(&Cpus { count: 0, source: String::new() });
-                prop_assert!(policy.workers >= 1 && policy.batch >= 1);
-                let _ = check(&config, []);
-            }
-            Err(error) => prop_assert!(error.to_string().contains("error: ")),
-        }
-    }
 }

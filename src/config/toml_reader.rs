@@ -6,6 +6,9 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// Most errors shown of one file: who made that many took the wrong file.
+const MOST: usize = 100;
+
 /// A value and its place in the text.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -89,8 +92,16 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Adds an error at `span`.
+    /// Whether no further error is taken; finding the line of each takes time.
+    pub(super) fn full(&self) -> bool {
+        self.diagnostics.len() >= MOST
+    }
+
+    /// Adds an error at `span`, unless there are too many.
     pub(super) fn error(&mut self, span: Range<usize>, message: String, hint: Option<String>) {
+        if self.full() {
+            return;
+        }
         self.diagnostics.push(Diagnostic {
             position: Position::of(self.text, span),
             ..Diagnostic::file(&self.source.origin, message, hint)
@@ -143,7 +154,7 @@ impl<'t> Reader<'t> {
     /// `value` if nothing was wrong.
     ///
     /// # Errors
-    /// Everything that was, in the order of the file.
+    /// Everything that was (or the first hundred), in the order of the file.
     pub(super) fn finish<T>(mut self, value: impl FnOnce(Source) -> T) -> Result<T, ConfigError> {
         if self.diagnostics.is_empty() {
             return Ok(value(self.source));

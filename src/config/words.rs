@@ -86,7 +86,11 @@ fn needs_shell(what: char, text: &str) -> (String, String) {
 
 /// A simple command is given an `exec`, so that signals reach it and not the shell.
 fn with_exec(text: &str) -> String {
-    if text.contains(['|', ';', '&', '\n']) {
+    let sets_variable = text
+        .split_whitespace()
+        .next()
+        .is_some_and(|w| w.contains('='));
+    if sets_variable || text.contains(['|', ';', '&', '\n']) {
         text.to_owned()
     } else {
         format!("exec {text}")
