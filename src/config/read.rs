@@ -18,6 +18,8 @@ use toml::de::DeValue;
 
 /// See [`Config::parse`].
 pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
+    // Some editors begin a file with a byte order mark, which would shift the columns.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut file = Reader::new(text, origin)?;
     let mut config = Config::defaults(Vec::new(), Source::default());
     program(&mut file, &mut config);

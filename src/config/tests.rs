@@ -300,6 +300,12 @@ fn listeners_keep_the_order_of_the_file() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_column() {
+    let error = Config::parse("\u{feff}x = 1", "web.toml").unwrap_err();
+    assert_eq!(error.diagnostics[1].position.column, 1);
+}
+
+#[test]
 fn a_file_full_of_errors_takes_no_time() {
     let text: String = (0..60_000).map(|n| format!("wrong{n} = 1\n")).collect();
     let error = Config::parse(&text, "x").unwrap_err();

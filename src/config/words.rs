@@ -10,7 +10,7 @@ const SHELL: &str = "$`|;&<>()*?";
 const SHELL_IN_QUOTES: &str = "$`";
 
 /// Splits `text` at white space. Single quotes keep everything, double quotes
-/// everything but `\"` and `\\`, a backslash outside of quotes the next character.
+/// everything but a backslash before `"`, `\`, `$` or a backquote, a backslash outside of quotes the next character.
 ///
 /// # Errors
 /// What is wrong and what to write instead: an open quote, a backslash at the end,
@@ -56,7 +56,7 @@ fn word(chars: &mut Peekable<Chars<'_>>, text: &str) -> Result<String, (String, 
                     "write `\\\\` for a backslash".to_owned(),
                 )
             })?),
-            (Some('"'), '\\') => match chars.next_if(|c| matches!(c, '"' | '\\')) {
+            (Some('"'), '\\') => match chars.next_if(|c| "\"\\$`".contains(*c)) {
                 Some(escaped) => word.push(escaped),
                 None => word.push('\\'),
             },
@@ -118,7 +118,7 @@ mod tests {
             (r#"sh -c 'a | b; $c'"#, vec!["sh", "-c", "a | b; $c"]),
             (r#"a "" ''"#, vec!["a", "", ""]),
             (r#"x"y"'z' "c:\d""#, vec!["xyz", r"c:\d"]),
-            (r"a \$b", vec!["a", "$b"]),
+            (r#"a \$b "\$c\x""#, vec!["a", "$b", r"$c\x"]),
             ("a b=c d~", vec!["a", "b=c", "d~"]),
             ("", vec![]),
         ] {
