@@ -10,7 +10,8 @@ const SHELL: &str = "$`|;&<>()*?";
 const SHELL_IN_QUOTES: &str = "$`";
 
 /// Splits `text` at white space. Single quotes keep everything, double quotes
-/// everything but a backslash before `"`, `\`, `$` or a backquote, a backslash outside of quotes the next character.
+/// everything but a backslash before `"`, `\`, `$` or a backquote, a backslash outside
+/// of quotes the next character.
 ///
 /// # Errors
 /// What is wrong and what to write instead: an open quote, a backslash at the end,
