@@ -1,1 +1,278 @@
-//! Configuration files.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Configuration files: one app each, `/etc/app-cluster/NAME.toml`, described in
+//! app-cluster.toml(5).
+//!
+//! [`Config`] is what a file says, checked on its own; [`Launch`] what that means on
+//! this machine now (program found, environment complete); [`check()`] both, with
+//! warnings. Nothing in here has an effect on the machine.
+
+mod check;
+mod cpus;
+mod diagnostic;
+mod envfile;
+mod file;
+mod keys;
+mod launch;
+mod listen;
+mod read;
+mod toml_reader;
+mod units;
+mod values;
+mod words;
+
+#[cfg(test)]
+mod launch_tests;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod tests;
+
+pub use check::check;
+pub use cpus::Cpus;
+pub use diagnostic::{ConfigError, Diagnostic, Position, Severity, Source};
+pub use keys::{KEYS, Key, Status};
+pub use launch::{Launch, inherited_environment};
+pub use listen::{Listen, ListenAddress};
+pub use units::{duration, show as show_duration, signal, valid_name};
+pub use words::split as split_command;
+
+use crate::core::{OnFailure, Policy, Ready, Restart};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The most workers an app can have.
+pub const MAX_WORKERS: u32 = 1024;
+
+/// How many workers an app has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workers {
+    /// One for each CPU.
+    Max,
+    /// One fewer than there are CPUs, at least one.
+    MaxMinusOne,
+    /// This many, 1 to [`MAX_WORKERS`].
+    Count(u32),
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Workers::Max => f.write_str("\"max\""),
+            Workers::MaxMinusOne => f.write_str("\"-1\""),
+            Workers::Count(count) => count.fmt(f),
+        }
+    }
+}
+
+/// `max`, `-1` or a number, as the command line's `--workers` takes it.
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Workers, String> {
+        match (text, text.parse::<u32>()) {
+            ("max", _) => Ok(Workers::Max),
+            ("-1", _) => Ok(Workers::MaxMinusOne),
+            (_, Ok(0)) => Err("an app has at least one worker".into()),
+            (_, Ok(count)) if count <= MAX_WORKERS => Ok(Workers::Count(count)),
+            _ if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                Err(format!("an app has at most {MAX_WORKERS} workers"))
+            }
+            _ => Err(format!(
+                "{text:?} is no number of workers: write a number, \"max\" or \"-1\" (max minus one)"
+            )),
+        }
+    }
+}
+
+/// How a worker is given its sockets and says how it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Chosen by the program; at present always [`Protocol::ListenFds`].
+    Auto,
+    /// `LISTEN_FDS` of sd_listen_fds(3) and a `NOTIFY_SOCKET` of sd_notify(3).
+    ListenFds,
+}
+
+/// How connections are spread over the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Chosen by the protocol; at present always [`Balance::Shared`].
+    Auto,
+    /// Every worker accepts from the same socket.
+    Shared,
+}
+
+/// A file of variables for the workers, `EnvironmentFile=` of systemd.exec(5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentFile {
+    /// Relative to `directory` unless absolute.
+    pub path: PathBuf,
+    /// Whether it may be missing (written with a leading `-`).
+    pub optional: bool,
+}
+
+/// What the configuration of one app says: one field for each key of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Program and arguments; never empty.
+    pub command: Vec<String>,
+    /// Absolute working directory of the workers. Default `/`.
+    pub directory: PathBuf,
+    /// Variables for the workers, over everything else. Default none.
+    pub environment: BTreeMap<String, String>,
+    /// Files of variables, later ones over earlier ones. Default none.
+    pub environment_files: Vec<EnvironmentFile>,
+    /// What to listen on when systemd passes no socket. Default: nothing,
+    /// the sockets are the socket unit's. Names are unique.
+    pub listen: Vec<Listen>,
+    /// See [`Workers`]. Default `max`.
+    pub workers: Workers,
+    /// See [`Protocol`]. Default `auto`.
+    pub protocol: Protocol,
+    /// See [`Balance`]. Default `auto`.
+    pub balance: Balance,
+    /// Whether the workers get sockets without O_NONBLOCK. Default no.
+    pub blocking: bool,
+    /// See [`Ready`]. Default `auto`.
+    pub ready: Ready,
+    /// Longest time from spawn to ready. Default 30 s.
+    pub start_timeout: Duration,
+    /// Time from the stop signal to SIGKILL. Default 30 s.
+    pub drain_timeout: Duration,
+    /// Number of the signal that asks a worker to finish; neither SIGKILL nor
+    /// SIGSTOP. Default SIGTERM.
+    pub stop_signal: i32,
+    /// See [`Restart`]. Default `always`.
+    pub restart: Restart,
+    /// Exit codes (0 to 255) after which a worker is not replaced. Default none.
+    pub stop_exit_codes: Vec<i32>,
+    /// First delay between crashes; at most `backoff_max`. Default 100 ms.
+    pub backoff_min: Duration,
+    /// Longest delay between crashes. Default 15 s.
+    pub backoff_max: Duration,
+    /// Crashes borne within `crash_window`. Default 10.
+    pub crash_budget: u32,
+    /// Time over which crashes are counted. Default 60 s.
+    pub crash_window: Duration,
+    /// How long the first new worker of a reload must stay ready. Default 1 s.
+    pub canary_time: Duration,
+    /// Workers replaced at a time in a reload, 1 to [`MAX_WORKERS`]. Default 1.
+    pub batch: u32,
+    /// How long each further new worker must stay ready. Default 0.
+    pub min_ready_time: Duration,
+    /// How many old workers may drain at once in a reload, at least 1. Default: any number.
+    pub max_draining: Option<u32>,
+    /// See [`OnFailure`]. Default `rollback`.
+    pub on_failure: OnFailure,
+    /// Where the values stand, for what is found wrong with them later.
+    #[serde(skip)]
+    pub source: Source,
+}
+
+impl Config {
+    /// Every default, and `command`, which has none.
+    fn defaults(command: Vec<String>, source: Source) -> Config {
+        Config {
+            command,
+            directory: PathBuf::from("/"),
+            environment: BTreeMap::new(),
+            environment_files: Vec::new(),
+            listen: Vec::new(),
+            workers: Workers::Max,
+            protocol: Protocol::Auto,
+            balance: Balance::Auto,
+            blocking: false,
+            ready: Ready::Auto,
+            start_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+            stop_signal: nix::sys::signal::Signal::SIGTERM as i32,
+            restart: Restart::Always,
+            stop_exit_codes: Vec::new(),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(15),
+            crash_budget: 10,
+            crash_window: Duration::from_secs(60),
+            canary_time: Duration::from_secs(1),
+            batch: 1,
+            min_ready_time: Duration::ZERO,
+            max_draining: None,
+            on_failure: OnFailure::Rollback,
+            source,
+        }
+    }
+
+    /// The configuration of `app-cluster dev`: all defaults, but the current directory
+    /// (as the shell names it, so that symbolic links are followed anew at each
+    /// reload) and `127.0.0.1:3000`. An empty `command` is found by [`Launch::resolve`].
+    pub fn for_command(command: Vec<String>) -> Config {
+        let source = Source {
+            origin: "command line".to_owned(),
+            ..Source::default()
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 3000));
+        Config {
+            directory: file::current_directory(),
+            listen: vec![Listen {
+                name: "3000".to_owned(),
+                address: ListenAddress::Tcp(address),
+            }],
+            ..Config::defaults(command, source)
+        }
+    }
+
+    /// Reads a configuration from `text`; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; of errors in the TOML syntax only the first.
+    pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
+        read::config(text, origin)
+    }
+
+    /// Reads the configuration file `path`: a regular file (or a link to one) of at
+    /// most 1 MiB in UTF-8. Never blocks on a FIFO.
+    ///
+    /// # Errors
+    /// The file cannot be read, or as [`Config::parse`].
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let origin = path.display().to_string();
+        let text = file::read(path).map_err(|error| error.diagnostic(&origin))?;
+        Config::parse(&text, &origin)
+    }
+
+    /// What the core needs to know, on a machine with `cpus`.
+    pub fn policy(&self, cpus: &Cpus) -> Policy {
+        let source = format!("workers = {}", self.workers);
+        let (workers, workers_source) = match self.workers {
+            Workers::Count(count) => (count, source),
+            Workers::Max => (cpus.count, format!("{source}: {cpus}")),
+            Workers::MaxMinusOne => (cpus.count.saturating_sub(1), format!("{source}: {cpus}")),
+        };
+        Policy {
+            workers: workers.clamp(1, MAX_WORKERS),
+            workers_source,
+            ready: self.ready.clone(),
+            start_timeout: self.start_timeout,
+            drain_timeout: self.drain_timeout,
+            stop_signal: self.stop_signal,
+            restart: self.restart,
+            stop_exit_codes: self.stop_exit_codes.clone(),
+            backoff_min: self.backoff_min,
+            backoff_max: self.backoff_max,
+            crash_budget: self.crash_budget,
+            crash_window: self.crash_window,
+            canary_time: self.canary_time,
+            min_ready_time: self.min_ready_time,
+            batch: self.batch,
+            max_draining: self.max_draining,
+            on_failure: self.on_failure,
+        }
+    }
+}

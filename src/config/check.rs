@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `app-cluster check`: what is wrong or doubtful before anything is started.
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::{Config, Cpus, Launch, units};
+use crate::core::Ready;
+use std::time::Duration;
+
+/// `TimeoutStopSec=` of the packaged units, and what is left of it to end in order.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// Programs that start the real one without handing on descriptors above 2.
+const LAUNCHERS: &[&str] = &["npm", "npx", "pnpm", "yarn"];
+
+/// Everything [`Launch::resolve`] finds wrong with `config` in the environment `base`,
+/// and warnings about what can be used but is probably not meant.
+pub fn check(config: &Config, base: impl IntoIterator<Item = (String, String)>) -> Vec<Diagnostic> {
+    let mut found = match Launch::resolve(config, base) {
+        Ok(_) => Vec::new(),
+        Err(error) => error.diagnostics,
+    };
+    let mut doubtful = warnings(config, &Cpus::detect());
+    doubtful.sort_by_key(|d| d.position.line);
+    found.extend(doubtful);
+    found
+}
+
+/// What can be used but is probably not meant, with the workers of a machine with `cpus`.
+fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut warn = |key: &str, message: String, hint: String| {
+        let source = &config.source;
+        found.push(source.diagnostic(Severity::Warning, key, message, Some(hint)));
+    };
+    let workers = config.policy(cpus).workers;
+    if config.start_timeout.is_zero() {
+        warn(
+            "start_timeout",
+            "no worker can be ready in no time: each one will count as failed".into(),
+            "leave `start_timeout` out for 30s".into(),
+        );
+    }
+    if config.batch >= workers && config.batch > 1 {
+        warn(
+            "batch",
+            format!(
+                "after its first worker, a reload replaces all of the {workers} workers at once"
+            ),
+            "a smaller `batch` keeps some of the old workers until the new ones are ready".into(),
+        );
+    }
+    if config.drain_timeout > STOP_LIMIT - STOP_MARGIN {
+        let (drain, limit) = (units::show(config.drain_timeout), units::show(STOP_LIMIT));
+        let needed = units::show(config.drain_timeout + STOP_MARGIN);
+        warn(
+            "drain_timeout",
+            format!("systemd kills the workers after {limit} (TimeoutStopSec=), before {drain}"),
+            format!(
+                "run `systemctl edit app-cluster` and add `[Service]` and `TimeoutStopSec={needed}`"
+            ),
+        );
+    }
+    if config.crash_window.is_zero() {
+        warn(
+            "crash_window",
+            "no crash is ever counted, so a reload to a crashing release goes through".into(),
+            "leave `crash_window` out for 60s".into(),
+        );
+    }
+    if let Some(launcher) = launcher(&config.command) {
+        warn(
+            "command",
+            format!("`{launcher}` does not hand the listening socket on to the program it starts"),
+            "name the program itself: command = [\"node\", \"server.js\"]".into(),
+        );
+    }
+    if config.ready == Ready::Delay(Duration::ZERO) {
+        warn(
+            "ready",
+            "a worker counts as ready before it has run at all".into(),
+            "use \"auto\", or a delay that the program needs to start".into(),
+        );
+    }
+    found
+}
+
+/// The launcher that `command` starts the real program with, if it does.
+fn launcher(command: &[String]) -> Option<&str> {
+    let program = command.first()?.rsplit('/').next()?;
+    if program == "node" && command.iter().any(|word| word == "--run") {
+        return Some("node --run");
+    }
+    LAUNCHERS.iter().find(|name| **name == program).copied()
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Files of environment variables in the syntax of `EnvironmentFile=`, systemd.exec(5).
+
+use super::diagnostic::{Diagnostic, Position};
+use std::iter::Peekable;
+use std::str::CharIndices;
+
+/// Most errors shown of one file.
+const MOST: usize = 20;
+
+/// Checks the name of a variable: letters, digits and `_`, not starting with a digit.
+///
+/// # Errors
+/// A sentence that says what is wrong with `name`.
+pub(super) fn valid_name(name: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(fits)
+    {
+        return Err(format!(
+            "{name:?} cannot name a variable: letters, digits and `_`, not a digit first"
+        ));
+    }
+    Ok(())
+}
+
+/// The variables set in `text`, in its order. `origin` is what errors call the file.
+///
+/// # Errors
+/// Each line that systemd would ignore with a message in its log.
+pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<(String, String)>, Vec<Diagnostic>> {
+    let (mut variables, mut errors) = (Vec::new(), Vec::new());
+    let mut chars = text.char_indices().peekable();
+    loop {
+        while chars.next_if(|(_, c)| c.is_whitespace()).is_some() {}
+        let Some(&(start, first)) = chars.peek() else {
+            break;
+        };
+        if first == '#' || first == ';' {
+            while chars.next_if(|&(_, c)| c != '\n').is_some() {}
+            continue;
+        }
+        if let Err((message, hint)) = assignment(&mut chars, text, &mut variables)
+            && errors.len() < MOST
+        {
+            let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+            errors.push(Diagnostic {
+                position: Position::of(text, start..end),
+                ..Diagnostic::file(origin, message, hint)
+            });
+        }
+    }
+    if errors.is_empty() {
+        Ok(variables)
+    } else {
+        Err(errors)
+    }
+}
+
+/// Reads `NAME=VALUE` up to the end of its last line.
+fn assignment(
+    chars: &mut Peekable<CharIndices<'_>>,
+    text: &str,
+    variables: &mut Vec<(String, String)>,
+) -> Result<(), (String, Option<String>)> {
+    let start = chars.peek().map_or(text.len(), |&(at, _)| at);
+    while chars.next_if(|&(_, c)| c != '=' && c != '\n').is_some() {}
+    let end = chars.peek().map_or(text.len(), |&(at, _)| at);
+    let name = text[start..end].trim_end();
+    if chars.next_if(|&(_, c)| c == '=').is_none() {
+        return Err((
+            "expected NAME=VALUE".into(),
+            Some("a comment starts with `#`".into()),
+        ));
+    }
+    let value = value(chars);
+    if let Some(plain) = name.strip_prefix("export ") {
+        let hint = format!("remove `export`: {}=...", plain.trim_start());
+        return Err(("this is no shell script".into(), Some(hint)));
+    }
+    valid_name(name).map_err(|why| (why, None))?;
+    super::launch::settable(name).map_err(|why| (why, None))?;
+    let value = value.map_err(|why| (why, None))?;
+    if value.contains('\0') {
+        return Err(("a variable cannot contain a NUL character".into(), None));
+    }
+    variables.push((name.to_owned(), value));
+    Ok(())
+}
+
+/// Reads a value: quoted parts with white space between them dropped, and plain
+/// text up to the end of the line, in which a backslash keeps the next character
+/// or joins the next line.
+fn value(chars: &mut Peekable<CharIndices<'_>>) -> Result<String, String> {
+    let mut value = String::new();
+    loop {
+        while chars
+            .next_if(|&(_, c)| c != '\n' && c.is_whitespace())
+            .is_some()
+        {}
+        match chars.next() {
+            None | Some((_, '\n')) => return Ok(value),
+            Some((_, quote @ ('\'' | '"'))) => quoted(chars, quote, &mut value)?,
+            Some((_, first)) => {
+                plain(chars, first, &mut value);
+                return Ok(value);
+            }
+        }
+    }
+}
+
+/// The rest of a quoted part. It may go over several lines.
+fn quoted(
+    chars: &mut Peekable<CharIndices<'_>>,
+    quote: char,
+    value: &mut String,
+) -> Result<(), String> {
+    while let Some((_, c)) = chars.next() {
+        match c {
+            _ if c == quote => return Ok(()),
+            '\\' if quote == '"' => match chars.next() {
+                Some((_, '\n')) => {}
+                Some((_, escaped @ ('"' | '\\' | '`' | '$'))) => value.push(escaped),
+                Some((_, other)) => value.extend(['\\', other]),
+                None => value.push('\\'),
+            },
+            _ => value.push(c),
+        }
+    }
+    Err(format!("the quote {quote} is never closed"))
+}
+
+/// Unquoted text up to the end of the line, without the white space before that.
+fn plain(chars: &mut Peekable<CharIndices<'_>>, first: char, value: &mut String) {
+    let mut keep = value.len();
+    let mut next = Some(first);
+    while let Some(c) = next {
+        if c == '\n' {
+            break;
+        }
+        if c != '\\' {
+            value.push(c);
+        } else if let Some((_, escaped)) = chars.next()
+            && escaped != '\n'
+        {
+            value.push(escaped);
+            keep = value.len();
+        }
+        if !c.is_whitespace() {
+            keep = value.len();
+        }
+        next = chars.next().map(|(_, c)| c);
+    }
+    value.truncate(keep);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Vec<(String, String)> {
+        parse(text, "env").unwrap()
+    }
+
+    #[test]
+    fn reads_what_systemd_reads() {
+        for (text, value) in [
+            ("A=b", "b"),
+            ("A=", ""),
+            ("A=b # c", "b # c"),
+            ("  A = b c  \r\n", "b c"),
+            ("A='b \"$c\\'", "b \"$c\\"),
+            ("A=\"b \\\"c\\\" \\$d \\n\"", "b \"c\" $d \\n"),
+            ("A=b\\\n  c", "b  c"),
+            ("A=b\\ \n", "b "),
+            ("A=\"b\\\nc\"", "bc"),
+            ("A='b\nc'", "b\nc"),
+            ("A='b' \"c\"d ", "bcd"),
+            ("# x\n; y\n\nA=it's\n", "it's"),
+            ("A=b=c", "b=c"),
+        ] {
+            assert_eq!(read(text), [("A".to_owned(), value.to_owned())], "{text:?}");
+        }
+        assert_eq!(read("\n# only\\\n"), []);
+        assert_eq!(read("A=1\nB=2").len(), 2);
+    }
+
+    #[test]
+    fn reports_each_bad_line() {
+        let text = "A=1\nexport B=2\nnonsense\n1C=3\nLISTEN_FDS=1\nD='x\n";
+        let errors = parse(text, "/etc/default/web").unwrap_err();
+        let lines: Vec<usize> = errors.iter().map(|e| e.position.line).collect();
+        assert_eq!(lines, [2, 3, 4, 5, 6]);
+        assert_eq!(errors[0].hint.as_deref(), Some("remove `export`: B=..."));
+        assert_eq!(errors[4].message, "the quote ' is never closed");
+    }
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From the text of a configuration file to a [`Config`].
+
+use super::diagnostic::{ConfigError, Source};
+use super::keys::{self, Status};
+use super::toml_reader::{Problem, Read, Reader, Value, all};
+use super::values::{boolean, choice, duration, expected, integer, list, string};
+use super::words::toml_string;
+use super::{
+    Balance, Config, EnvironmentFile, Listen, MAX_WORKERS, Protocol, Workers, envfile, launch,
+    units, words,
+};
+use crate::core::{OnFailure, Ready, Restart};
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use toml::de::DeValue;
+
+/// See [`Config::parse`].
+pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
+    // Some editors begin a file with a byte order mark, which would shift the columns.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut file = Reader::new(text, origin)?;
+    let mut config = Config::defaults(Vec::new(), Source::default());
+    program(&mut file, &mut config);
+    supervision(&mut file, &mut config);
+    reload(&mut file, &mut config);
+    others(&mut file);
+    together(&mut file, &config);
+    file.finish(|source| Config { source, ..config })
+}
+
+/// What is run, and how it is spoken to.
+fn program(file: &mut Reader<'_>, config: &mut Config) {
+    file.take("command", &mut config.command, command);
+    file.take("directory", &mut config.directory, directory);
+    file.take("environment", &mut config.environment, environment);
+    file.take("environment_files", &mut config.environment_files, |v| {
+        list(v, "[\"/etc/default/web\"]", environment_file)
+    });
+    file.take("listen", &mut config.listen, listen);
+    file.take("workers", &mut config.workers, workers);
+    file.take("protocol", &mut config.protocol, |v| {
+        let known = [
+            ("auto", Protocol::Auto),
+            ("listen-fds", Protocol::ListenFds),
+        ];
+        choice(v, &known, &["node"])
+    });
+    file.take("balance", &mut config.balance, |v| {
+        let known = [("auto", Balance::Auto), ("shared", Balance::Shared)];
+        choice(v, &known, &["even", "sticky", "round-robin"])
+    });
+    file.take("blocking", &mut config.blocking, boolean);
+    file.take("ready", &mut config.ready, ready);
+}
+
+/// How workers start, stop and are replaced.
+fn supervision(file: &mut Reader<'_>, config: &mut Config) {
+    file.take("start_timeout", &mut config.start_timeout, duration);
+    file.take("drain_timeout", &mut config.drain_timeout, duration);
+    file.take("stop_signal", &mut config.stop_signal, stop_signal);
+    file.take("restart", &mut config.restart, |v| {
+        let known = [
+            ("always", Restart::Always),
+            ("on-failure", Restart::OnFailure),
+            ("never", Restart::Never),
+        ];
+        choice(v, &known, &[])
+    });
+    file.take("stop_exit_codes", &mut config.stop_exit_codes, |v| {
+        list(v, "[0, 3]", |v| integer(v, 0, 255))
+    });
+    file.take("backoff_min", &mut config.backoff_min, duration);
+    file.take("backoff_max", &mut config.backoff_max, duration);
+    file.take("crash_budget", &mut config.crash_budget, |v| {
+        integer(v, 0, 1_000_000)
+    });
+    file.take("crash_window", &mut config.crash_window, duration);
+}
+
+/// How one generation follows another.
+fn reload(file: &mut Reader<'_>, config: &mut Config) {
+    file.take("canary_time", &mut config.canary_time, duration);
+    file.take("batch", &mut config.batch, batch);
+    file.take("min_ready_time", &mut config.min_ready_time, duration);
+    file.take("max_draining", &mut config.max_draining, |v| {
+        integer(v, 1, MAX_WORKERS).map(Some)
+    });
+    file.take("on_failure", &mut config.on_failure, |v| {
+        let known = [("rollback", OnFailure::Rollback), ("hold", OnFailure::Hold)];
+        choice(v, &known, &[])
+    });
+}
+
+/// The keys that are not read: known for later, or unknown.
+fn others(file: &mut Reader<'_>) {
+    for (name, span, value) in file.left() {
+        if file.full() {
+            return;
+        }
+        let known = keys::find(&name).map(|key| key.status);
+        if let Some(Status::NotYet(meanwhile)) = known {
+            let hint = (!meanwhile.is_empty()).then(|| format!("meanwhile: {meanwhile}"));
+            file.error(span, format!("`{name}` is not yet supported"), hint);
+            continue;
+        }
+        let shown: String = name.chars().take(64).collect();
+        let hint = match keys::suggest(&name) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if value.is_table() => {
+                "there are no sections but `[environment]` and `[listen]`".to_owned()
+            }
+            None => "app-cluster.toml(5) lists the keys".to_owned(),
+        };
+        file.error(
+            span,
+            format!("unknown key `{}`", shown.escape_debug()),
+            Some(hint),
+        );
+    }
+}
+
+/// What is wrong only between keys.
+fn together(file: &mut Reader<'_>, config: &Config) {
+    if !file.source.positions.contains_key("command") {
+        file.error_at(
+            "command",
+            "`command` is missing".into(),
+            Some("add what to run, such as command = [\"node\", \"server.js\"]".into()),
+        );
+    }
+    if config.backoff_min > config.backoff_max {
+        let (min, max) = (
+            units::show(config.backoff_min),
+            units::show(config.backoff_max),
+        );
+        let given = file.source.positions.contains_key("backoff_min");
+        file.error_at(
+            if given { "backoff_min" } else { "backoff_max" },
+            format!("`backoff_min` ({min}) is longer than `backoff_max` ({max})"),
+            Some("the delay between crashes grows from backoff_min to backoff_max".into()),
+        );
+    }
+    if let Ready::Delay(delay) = config.ready
+        && delay > config.start_timeout
+    {
+        let (delay, limit) = (units::show(delay), units::show(config.start_timeout));
+        file.error_at(
+            "ready",
+            format!(
+                "no worker would ever be ready: after {delay} `start_timeout` ({limit}) is over"
+            ),
+            Some("make `start_timeout` longer than the delay".into()),
+        );
+    }
+}
+
+/// A program and its arguments: an array of words, or a string without shell syntax.
+fn command(value: &Value<'_>) -> Read<Vec<String>> {
+    let words = match value.get_ref().as_str() {
+        Some(_) => words::split(string(value, "a string")?)
+            .map_err(|(message, hint)| Problem::at(value, message).hint(hint))?,
+        None => list(value, "[\"node\", \"server.js\"]", |item| {
+            string(item, "a string").map(str::to_owned)
+        })?,
+    };
+    match words.first() {
+        Some(program) if !program.is_empty() => Ok(words),
+        _ => Err(Problem::at(value, "the command is empty")
+            .hint("write what to run, such as [\"node\", \"server.js\"]")
+            .into()),
+    }
+}
+
+fn directory(value: &Value<'_>) -> Read<PathBuf> {
+    let text = string(value, "a path, such as \"/srv/web\"")?;
+    if !text.starts_with('/') {
+        let problem = Problem::at(value, "the directory must be an absolute path");
+        return Err(problem
+            .hint("write it from `/` on; `~` is not expanded")
+            .into());
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn environment(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
+    let Some(table) = value.get_ref().as_table() else {
+        return Err(expected(value, "a table, such as { NODE_ENV = \"production\" }").into());
+    };
+    let pairs = all(table.iter().map(|(name, value)| {
+        envfile::valid_name(name.get_ref())
+            .and_then(|()| launch::settable(name.get_ref()))
+            .map_err(|why| Problem::at(value, why))?;
+        let text = string(value, "a string").map_err(|mut problems: Vec<Problem>| {
+            let shown = match value.get_ref() {
+                DeValue::Integer(number) => number.to_string(),
+                DeValue::Float(number) => number.to_string(),
+                DeValue::Boolean(flag) => flag.to_string(),
+                _ => return problems,
+            };
+            let quoted = format!("write {} = {}", name.get_ref(), toml_string(&shown));
+            problems
+                .pop()
+                .map(|p| p.hint(quoted).into())
+                .unwrap_or_default()
+        })?;
+        Ok((name.get_ref().to_string(), text.to_owned()))
+    }))?;
+    Ok(pairs.into_iter().collect())
+}
+
+fn environment_file(value: &Value<'_>) -> Read<EnvironmentFile> {
+    let text = string(value, "a path")?;
+    let (path, optional) = match text.strip_prefix('-') {
+        Some(path) => (path, true),
+        None => (text, false),
+    };
+    if path.is_empty() {
+        return Err(Problem::at(value, "the path is empty").into());
+    }
+    Ok(EnvironmentFile {
+        path: PathBuf::from(path),
+        optional,
+    })
+}
+
+/// An array of addresses, or a table from name to address, in the order of the file.
+fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
+    let address = |value: &Value<'_>| {
+        let text = string(value, "an address, such as \"127.0.0.1:3000\"")?;
+        text.parse()
+            .map_err(|why: String| Vec::from(Problem::at(value, why)))
+    };
+    let listeners = if let Some(table) = value.get_ref().as_table() {
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        all(entries.into_iter().map(|(name, value)| {
+            Listen::valid_name(name.get_ref()).map_err(|why| Problem::at(value, why))?;
+            Ok(Listen {
+                name: name.get_ref().to_string(),
+                address: address(value)?,
+            })
+        }))?
+    } else {
+        list(value, "[\"127.0.0.1:3000\"]", |item| {
+            Listen::unnamed(address(item)?).map_err(|why| Problem::at(item, why).into())
+        })?
+    };
+    Listen::distinct(&listeners).map_err(|why| Problem::at(value, why))?;
+    Ok(listeners)
+}
+
+fn workers(value: &Value<'_>) -> Read<Workers> {
+    let text = match value.get_ref() {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        _ => string(value, "a number of workers, \"max\" or \"-1\"")?,
+    };
+    text.parse()
+        .map_err(|why: String| Problem::at(value, why).into())
+}
+
+/// A word, or a table with one of `delay` and `exec`.
+fn ready(value: &Value<'_>) -> Read<Ready> {
+    let usage = "\"auto\", \"notify\", \"accepting\", { delay = \"1s\" } or { exec = [\"...\"] }";
+    if let Some(table) = value.get_ref().as_table() {
+        let mut entries = table.iter();
+        return match (entries.next(), entries.next()) {
+            (Some((key, value)), None) if key.get_ref() == "delay" => {
+                duration(value).map(Ready::Delay)
+            }
+            (Some((key, value)), None) if key.get_ref() == "exec" => {
+                command(value).map(Ready::Exec)
+            }
+            _ => Err(Problem::at(value, format!("expected {usage}")).into()),
+        };
+    }
+    match string(value, usage)? {
+        "auto" => Ok(Ready::Auto),
+        "notify" => Ok(Ready::Notify),
+        "accepting" => Ok(Ready::Accepting),
+        later @ ("message" | "listening") => Err(Problem::at(
+            value,
+            format!("{later:?} is not yet supported"),
+        )
+        .hint("meanwhile: \"auto\" sees when a worker accepts connections")
+        .into()),
+        "delay" | "exec" => Err(Problem::at(value, format!("expected {usage}")).into()),
+        other => {
+            let known = ["auto", "notify", "accepting"];
+            let problem = Problem::at(value, format!("expected {usage}"));
+            Err(match keys::closest(other, known.into_iter()) {
+                Some(meant) => problem.hint(format!("did you mean \"{meant}\"?")).into(),
+                None => problem.into(),
+            })
+        }
+    }
+}
+
+fn stop_signal(value: &Value<'_>) -> Read<i32> {
+    let text = match value.get_ref() {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        _ => string(value, "a signal, such as \"SIGTERM\"")?,
+    };
+    let number = units::signal(text).map_err(|why| Problem::at(value, why))?;
+    if number == Signal::SIGKILL as i32 || number == Signal::SIGSTOP as i32 {
+        let problem = Problem::at(value, format!("no program can act on signal {text}"));
+        let hint = "use SIGTERM; what is left after `drain_timeout` is killed anyway";
+        return Err(problem.hint(hint).into());
+    }
+    Ok(number)
+}
+
+fn batch(value: &Value<'_>) -> Read<u32> {
+    match value.get_ref().as_str() {
+        Some(text) if text.ends_with('%') => Err(Problem::at(
+            value,
+            "a share of the workers is not yet supported",
+        )
+        .hint("meanwhile: write their number")
+        .into()),
+        _ => integer(value, 1, MAX_WORKERS),
+    }
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a whole file means, and what people read when it is wrong.
+
+use super::*;
+use insta::assert_snapshot;
+
+pub(super) fn good(text: &str) -> Config {
+    Config::parse(text, "web.toml").unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn bad(text: &str) -> String {
+    Config::parse(text, "web.toml").unwrap_err().to_string()
+}
+
+/// The messages only, one a line, for the value of one key beside a valid command.
+fn why(line: &str) -> String {
+    let text = format!("command = \"true\"\n{line}\n");
+    let error = Config::parse(&text, "web.toml").unwrap_err();
+    let messages = error.diagnostics.into_iter().map(|found| found.message);
+    messages.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn defaults() {
+    let config = good("command = [\"node\", \"server.js\"]");
+    let policy = config.policy(&Cpus {
+        count: 4,
+        source: "affinity".into(),
+    });
+    assert_eq!(policy.workers, 4);
+    assert_eq!(
+        policy.workers_source,
+        "workers = \"max\": 4 CPUs (affinity)"
+    );
+    assert_eq!(config.directory, Path::new("/"));
+    assert!(config.listen.is_empty());
+    assert_eq!(policy.stop_signal, 15);
+    // The table of keys and the code say the same.
+    for key in KEYS.iter().filter(|key| key.status == Status::Implemented) {
+        if !key.default.is_empty() {
+            let text = format!(
+                "command = \"node server.js\"\n{} = {}",
+                key.name, key.default
+            );
+            let same = Config {
+                source: config.source.clone(),
+                ..good(&text)
+            };
+            assert_eq!(same, config, "{}", key.name);
+        }
+    }
+}
+
+#[test]
+fn every_key() {
+    let config = good(
+        r#"
+        command = "gunicorn -w 1 'app:app'"
+        directory = "/srv/web/current"
+        environment_files = ["/etc/default/web", "-.env"]
+        workers = "-1"
+        protocol = "listen-fds"
+        balance = "shared"
+        blocking = true
+        ready = { delay = "1s" }
+        start_timeout = "1min 30s"
+        drain_timeout = 45
+        stop_signal = "QUIT"
+        restart = "on-failure"
+        stop_exit_codes = [0, 0x03]
+        backoff_min = "1s"
+        backoff_max = "1min"
+        crash_budget = 3
+        crash_window = "10s"
+        canary_time = 2.5
+        batch = 2
+        min_ready_time = "500ms"
+        max_draining = 4
+        on_failure = "hold"
+        [environment]
+        NODE_ENV = "production"
+        [listen]
+        http = "0.0.0.0:80"
+        admin = "unix:/run/web.sock"
+        "#,
+    );
+    assert_eq!(config.command, ["gunicorn", "-w", "1", "app:app"]);
+    assert_eq!(config.environment["NODE_ENV"], "production");
+    let files = config.environment_files.iter().map(|file| file.optional);
+    assert_eq!(files.collect::<Vec<_>>(), [false, true]);
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.drain_timeout, Duration::from_secs(45));
+    assert_eq!(config.stop_exit_codes, [0, 3]);
+    let policy = config.policy(&Cpus {
+        count: 1,
+        source: "online".into(),
+    });
+    assert_eq!(policy.workers, 1);
+    assert_eq!(policy.workers_source, "workers = \"-1\": 1 CPU (online)");
+    assert_eq!(policy.ready, Ready::Delay(Duration::from_secs(1)));
+    assert_eq!(policy.start_timeout, Duration::from_secs(90));
+    assert_eq!(policy.canary_time, Duration::from_millis(2_500));
+    assert_eq!(
+        (policy.stop_signal, policy.batch, policy.max_draining),
+        (3, 2, Some(4))
+    );
+    let json = serde_json::to_string(&config).unwrap();
+    let again: Config = serde_json::from_str(&json).unwrap();
+    assert_eq!(again.command, config.command);
+}
+
+#[test]
+fn all_errors_of_a_file_are_shown() {
+    let text = "command = \"node server.js > log\"\n\
+                worker = 4\n\
+                user = \"web\"\n\
+                backoff_min = \"1min\"   # too long\n\
+                stop_signal = \"KILL\"\n\
+                [node]\n\
+                preload = true\n";
+    assert_snapshot!(bad(text), @r#"
+    error: `>` in a command needs a shell, and there is none
+     --> web.toml:1:11
+      |
+    1 | command = "node server.js > log"
+      |           ^^^^^^^^^^^^^^^^^^^^^^
+      = help: write ["sh", "-c", "exec node server.js > log"] to use one, or put `>` in single quotes
+
+    error: unknown key `worker`
+     --> web.toml:2:1
+      |
+    2 | worker = 4
+      | ^^^^^^
+      = help: did you mean `workers`?
+
+    error: `user` is not yet supported
+     --> web.toml:3:1
+      |
+    3 | user = "web"
+      | ^^^^
+      = help: meanwhile: run `systemctl edit app-cluster` and add `[Service]`, `User=...` and `Group=...`
+
+    error: `backoff_min` (1min) is longer than `backoff_max` (15s)
+     --> web.toml:4:15
+      |
+    4 | backoff_min = "1min"   # too long
+      |               ^^^^^^
+      = help: the delay between crashes grows from backoff_min to backoff_max
+
+    error: no program can act on signal KILL
+     --> web.toml:5:15
+      |
+    5 | stop_signal = "KILL"
+      |               ^^^^^^
+      = help: use SIGTERM; what is left after `drain_timeout` is killed anyway
+
+    error: `node` is not yet supported
+     --> web.toml:6:2
+      |
+    6 | [node]
+      |  ^^^^
+    "#);
+}
+
+#[test]
+fn one_error_each() {
+    assert_snapshot!(bad("workers = 4\ncommand = [\n"), @r#"
+    error: unclosed array, expected `]`
+     --> web.toml:2:12
+      |
+    2 | command = [
+      |            ^
+    "#);
+    assert_snapshot!(bad("# nothing"), @r#"
+    error: `command` is missing
+     --> web.toml
+      = help: add what to run, such as command = ["node", "server.js"]
+    "#);
+    assert_snapshot!(bad("command = \"true\"\n\tlisten = [\"[::]:80\", \"ä\", \"0.0.0.0:80\"]"), @r#"
+    error: `ä` is no address to listen on, such as "127.0.0.1:3000", "[::]:80", "3000" or "unix:/run/web.sock"
+     --> web.toml:2:23
+      |
+    2 |  listen = ["[::]:80", "ä", "0.0.0.0:80"]
+      |                       ^^^
+    "#);
+    assert_snapshot!(bad("command = \"true\"\n[server]\nport = 80"), @r#"
+    error: unknown key `server`
+     --> web.toml:2:2
+      |
+    2 | [server]
+      |  ^^^^^^
+      = help: there are no sections but `[environment]` and `[listen]`
+    "#);
+}
+
+#[test]
+fn wrong_values() {
+    for (line, part) in [
+        ("workers = 0", "at least one worker"),
+        ("workers = 1025", "at most 1024"),
+        ("workers = 99999999999999", "at most 1024"),
+        ("workers = -2", "no number of workers"),
+        ("workers = \"auto\"", "no number of workers"),
+        ("workers = true", "found true or false"),
+        ("protocol = \"node\"", "\"node\" is not yet supported"),
+        ("balance = \"even\"", "\"even\" is not yet supported"),
+        (
+            "ready = \"listening\"",
+            "\"listening\" is not yet supported",
+        ),
+        ("ready = \"delay\"", "{ delay = \"1s\" }"),
+        (
+            "ready = { delay = \"1s\", exec = [\"x\"] }",
+            "expected \"auto\"",
+        ),
+        (
+            "ready = { delay = \"31s\" }",
+            "no worker would ever be ready",
+        ),
+        ("ready = { exec = [] }", "the command is empty"),
+        ("batch = \"25%\"", "not yet supported"),
+        ("batch = 0", "expected 1 to 1024"),
+        ("max_draining = 0", "expected 1 to 1024"),
+        ("stop_signal = 19", "no program can act on signal 19"),
+        ("stop_signal = \"SIGFOO\"", "no signal"),
+        (
+            "stop_exit_codes = [0, 256, -1]",
+            "expected 0 to 255\nexpected 0 to 255",
+        ),
+        (
+            "stop_exit_codes = 1",
+            "expected an array, such as [0, 3], found an integer",
+        ),
+        ("start_timeout = \"soon\"", "`soon` is no unit of time"),
+        ("start_timeout = 1979-05-27", "found a date or time"),
+        (
+            "backoff_max = \"10ms\"",
+            "`backoff_min` (100ms) is longer than `backoff_max` (10ms)",
+        ),
+        (
+            "restart = \"allways\"",
+            "expected one of \"always\", \"on-failure\", \"never\"",
+        ),
+        ("directory = \"srv\"", "absolute path"),
+        ("directory = \"/a\\u0000b\"", "NUL"),
+        (
+            "environment = { PORT = 3000 }",
+            "expected a string, found an integer",
+        ),
+        ("environment = { \"A B\" = \"\" }", "cannot name a variable"),
+        ("environment = { LISTEN_FDS = \"1\" }", "cannot be set"),
+        (
+            "environment = { APP_CLUSTER_SLOT = \"1\" }",
+            "cannot be set",
+        ),
+        ("environment_files = [\"-\"]", "the path is empty"),
+        (
+            "listen = \"3000\"",
+            "expected an array, such as [\"127.0.0.1:3000\"]",
+        ),
+        (
+            "listen = [\"0.0.0.0:80\", \"[::1]:80\"]",
+            "two listeners are called \"80\"",
+        ),
+        ("listen = { \"a:b\" = \"80\" }", "cannot name a listener"),
+        ("sandbox = \"strict\"", "`sandbox` is not yet supported"),
+        ("node.preload = false", "`node` is not yet supported"),
+    ] {
+        let message = why(line);
+        assert!(message.contains(part), "{line}: {message}");
+    }
+    for command in ["\"\"", "[]", "[\"\"]", "\"  \"", "7"] {
+        assert!(Config::parse(&format!("command = {command}"), "x").is_err());
+    }
+}
+
+#[test]
+fn the_hint_for_a_number_in_the_environment_can_be_pasted() {
+    let text = bad("command = \"true\"\nenvironment.PORT = 3000");
+    assert!(text.contains("write PORT = \"3000\""), "{text}");
+}
+
+#[test]
+fn listeners_keep_the_order_of_the_file() {
+    let config = good("command = \"a\"\n[listen]\nz = \"1\"\na = \"2\"\nm = \"0\"\nb = \"0\"");
+    let names: Vec<_> = config.listen.iter().map(|l| l.name.as_str()).collect();
+    assert_eq!(names, ["z", "a", "m", "b"]);
+    let message = why("listen = { a = \"80\", b = \"80\" }");
+    assert_eq!(message, "two listeners have the address 80");
+    assert_eq!(
+        good("command = \"a\"\ncrash_budget = 1_000").crash_budget,
+        1000
+    );
+    assert_eq!(
+        good("command = \"a\"\nstart_timeout = 1_0")
+            .start_timeout
+            .as_secs(),
+        10
+    );
+}
+
+#[test]
+fn a_byte_order_mark_is_no_column() {
+    let error = Config::parse("\u{feff}x = 1", "web.toml").unwrap_err();
+    assert_eq!(error.diagnostics[1].position.column, 1);
+}
+
+#[test]
+fn a_file_full_of_errors_takes_no_time() {
+    let text: String = (0..60_000).map(|n| format!("wrong{n} = 1\n")).collect();
+    let error = Config::parse(&text, "x").unwrap_err();
+    assert_eq!(error.diagnostics.len(), 101);
+}
+
+#[test]
+fn the_same_listener_twice_in_a_table_is_a_syntax_error() {
+    assert!(bad("command = \"a\"\n[listen]\nx = \"1\"\nx = \"2\"").contains("duplicate key"));
+}
+
+#[test]
+fn long_lines_and_line_ends() {
+    let text = format!("command = \"true\"\r\nx = \"{}\"\r\n", "y".repeat(5000));
+    let shown = bad(&text);
+    assert!(shown.lines().all(|line| line.len() < 200), "{shown}");
+    let text = format!(
+        "command = \"true\"\nenvironment = {{ {} = 1 }}",
+        "A".repeat(5000)
+    );
+    assert!(
+        bad(&text)
+            .lines()
+            .filter(|line| line.contains('^'))
+            .all(|l| l.len() < 200)
+    );
+}
+
+#[test]
+fn files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.toml");
+    let error = Config::load(&path).unwrap_err();
+    assert_eq!(error.diagnostics[0].position.line, 0);
+    assert_eq!(
+        error.to_string(),
+        format!("error: no such file or directory\n --> {}", path.display())
+    );
+    std::fs::write(&path, "command = \"true\"\nwrong = 1").unwrap();
+    let error = Config::load(&path).unwrap_err();
+    assert_eq!(error.diagnostics[0].origin, path.display().to_string());
+    let json = serde_json::to_value(&error).unwrap();
+    assert_eq!(json["diagnostics"][0]["line"], 2);
+    assert_eq!(json["diagnostics"][0]["severity"], "error");
+    assert_eq!(serde_json::from_value::<ConfigError>(json).unwrap(), error);
+    std::fs::write(&path, "command = \"true\"").unwrap();
+    assert!(Config::load(&path).is_ok());
+}
