@@ -5,5 +5,9 @@
 //! [`core`] decides (pure, no I/O), [`engine`] does; everything else feeds them.
 //! Start reading in `docs/architecture.md`.
 
+pub mod api;
 pub mod config;
 pub mod core;
+pub mod engine;
+pub mod exec;
+pub mod frontend;

@@ -29,8 +29,6 @@ pub enum Token {
     Signal,
     /// The eventfd of the front ends.
     Request,
-    /// A worker's output, foreground only.
-    Output(WorkerId),
     /// `cgroup.events` of a worker that is gone but whose cgroup was not empty.
     Cgroup(WorkerId),
 }
@@ -43,8 +41,7 @@ impl Token {
             Token::ProbeExit(w) => (2, w.0),
             Token::Signal => (3, 0),
             Token::Request => (4, 0),
-            Token::Output(w) => (5, w.0),
-            Token::Cgroup(w) => (6, w.0),
+            Token::Cgroup(w) => (5, w.0),
         };
         kind << 56 | id
     }
@@ -57,7 +54,6 @@ impl Token {
             2 => Token::ProbeExit(worker),
             3 => Token::Signal,
             4 => Token::Request,
-            5 => Token::Output(worker),
             _ => Token::Cgroup(worker),
         }
     }
@@ -131,7 +127,6 @@ mod tests {
             Token::ProbeExit(worker),
             Token::Signal,
             Token::Request,
-            Token::Output(worker),
             Token::Cgroup(worker),
         ];
         for token in all {

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The shell around the core: one thread, one epoll.
+//!
+//! A turn: wait → ready sources in the order of their [`Token`]s, each turned into
+//! [`Event`]s → deadlines → what systemd should know. Nothing in here blocks but the
+//! wait itself, and what one worker does never leaves a turn as an error: it is an
+//! event.
+
+mod cgroup;
+mod events;
+mod journal;
+mod listeners;
+mod notify;
+mod output;
+mod perform;
+mod poller;
+mod readiness;
+mod report;
+mod runtime;
+mod sources;
+mod spawn;
+mod systemd;
+mod tree;
+
+pub use events::id as message_id;
+pub use journal::{Journal, Level, Record};
+pub use listeners::{Listener, inherit, open};
+pub use output::Style;
+pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
+pub use systemd::Systemd;
+
+use crate::config::{Config, ConfigError, Launch};
+use crate::core::{
+    Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, Transition, WorkerId,
+};
+use crate::frontend::control::Control;
+use crate::frontend::{Answer, Ask, Desk};
+use anyhow::{Context, Result};
+use cgroup::Cgroup;
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::time::{ClockId, clock_gettime};
+use notify::NotifySocket;
+use output::Tail;
+use poller::{Poller, Token};
+use sd_notify::NotifyState;
+use spawn::Process;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
+
+/// Added to what is asked of systemd (EXTEND_TIMEOUT_USEC), so that our own deadlines
+/// come first.
+const MARGIN: Duration = Duration::from_secs(10);
+/// How long the end may wait for a journald that does not read.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Signals that are events; to be blocked before any thread is started.
+const SIGNALS: [Signal; 9] = [
+    Signal::SIGTERM,
+    Signal::SIGQUIT,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGCHLD,
+];
+
+/// Blocks the signals that the engine reads from its signalfd. First thing in `main`.
+pub fn block_signals() -> Result<()> {
+    let mask: SigSet = SIGNALS.into_iter().collect();
+    mask.thread_block().context("cannot block signals")
+}
+
+/// How to read the configuration; called again for each generation.
+pub type Load = Box<dyn Fn() -> Result<Config, ConfigError>>;
+
+/// What an engine is made of.
+pub struct Parts {
+    /// The app's name.
+    pub name: String,
+    /// Reads the configuration.
+    pub load: Load,
+    /// What `load` reads, for people.
+    pub config: String,
+    /// The first configuration, as read already.
+    pub first: Config,
+    /// The sockets to serve.
+    pub listeners: Vec<Listener>,
+    /// Whether the sockets are systemd's.
+    pub inherited: bool,
+    /// Where our sockets are made.
+    pub runtime: Runtime,
+    /// Where log lines go.
+    pub journal: Journal,
+    /// The line to systemd.
+    pub systemd: Systemd,
+    /// Foreground: how worker output is shown. `None`: workers write where we do.
+    pub style: Option<Style>,
+}
+
+/// A configuration that workers run, and what it means on this machine.
+struct Release {
+    config: Config,
+    launch: Launch,
+}
+
+/// What is held for a worker.
+struct Held {
+    process: Process,
+    notify: NotifySocket,
+    /// A readiness command under way.
+    probe: Option<Process>,
+    tail: Option<Tail>,
+}
+
+/// Somebody who waits for an answer.
+struct Waiting {
+    answers: SyncSender<Answer>,
+    wants_progress: bool,
+}
+
+/// The supervisor at work.
+pub struct Engine {
+    name: String,
+    load: Load,
+    config: String,
+    core: Supervisor,
+    poller: Poller,
+    signals: SignalFd,
+    bell: Arc<EventFd>,
+    calls: Receiver<Ask>,
+    listeners: Vec<Listener>,
+    inherited: bool,
+    releases: BTreeMap<GenerationId, Release>,
+    held: BTreeMap<WorkerId, Held>,
+    /// Output of the last workers that are gone, for whoever asks why.
+    tails: VecDeque<(WorkerId, Tail)>,
+    /// Cgroups of workers that are gone, with processes that are dying.
+    dying: BTreeMap<WorkerId, File>,
+    waiting: BTreeMap<RequestId, Waiting>,
+    next_request: u64,
+    pending: VecDeque<Event>,
+    outcome: Option<Outcome>,
+    runtime: Runtime,
+    journal: Journal,
+    systemd: Systemd,
+    style: Option<Style>,
+    cgroup: Option<Cgroup>,
+    unit: Option<String>,
+    watchdog: Option<Duration>,
+    next_ping: Option<Time>,
+    extended: Option<Time>,
+    notify_refused: u64,
+    notify_garbage: u64,
+    interrupted: bool,
+    // Last, so that its file is removed when everything else is gone.
+    _control: Control,
+}
+
+/// CLOCK_MONOTONIC (clock_gettime(2)).
+pub fn now() -> Time {
+    let spec = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    Time(spec.unwrap_or_default().as_micros() as u64)
+}
+
+impl Engine {
+    /// Prepares everything; nothing is spawned yet.
+    ///
+    /// # Errors
+    /// The configuration does not fit this machine, or a system call failed.
+    pub fn new(parts: Parts) -> Result<Engine> {
+        let (desk, calls, bell) = Desk::new()?;
+        let control = Control::listen(&parts.runtime.control(), desk)?;
+        let release = Release::new(parts.first)?;
+        let policy = release.policy();
+        for listener in &parts.listeners {
+            listener.set_blocking(release.config.blocking)?;
+        }
+        let mask: SigSet = SIGNALS.into_iter().collect();
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags)?;
+        let poller = Poller::new()?;
+        poller.add(&signals, Token::Signal)?;
+        poller.add(&*bell, Token::Request)?;
+        // Processes that lose their parent become our children, so that none is lost.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let managed = report::is_main_process_of_a_unit();
+        Ok(Engine {
+            core: Supervisor::new(policy, now().0 ^ u64::from(std::process::id())),
+            name: parts.name,
+            load: parts.load,
+            config: parts.config,
+            poller,
+            signals,
+            bell,
+            calls,
+            listeners: parts.listeners,
+            inherited: parts.inherited,
+            releases: BTreeMap::from([(GenerationId(1), release)]),
+            held: BTreeMap::new(),
+            tails: VecDeque::new(),
+            dying: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            next_request: 1,
+            pending: VecDeque::new(),
+            outcome: None,
+            runtime: parts.runtime,
+            journal: parts.journal,
+            unit: managed.then(report::own_unit).flatten(),
+            watchdog: parts.systemd.is_there().then(sd_notify::watchdog_enabled).flatten(),
+            systemd: parts.systemd,
+            style: parts.style,
+            cgroup: Cgroup::delegated(),
+            next_ping: None,
+            extended: None,
+            notify_refused: 0,
+            notify_garbage: 0,
+            interrupted: false,
+            _control: control,
+        })
+    }
+
+    /// Supervises until the end.
+    ///
+    /// # Errors
+    /// Only what makes supervision itself impossible (epoll, signalfd).
+    pub fn run(mut self) -> Result<Outcome> {
+        self.next_ping = self.watchdog.map(|_| now());
+        self.feed(Event::Begin);
+        self.end_turn();
+        while self.outcome.is_none() {
+            let timeout = self.next_deadline().map(|at| at.since(now()));
+            for token in self.poller.wait(timeout)? {
+                self.take(token);
+            }
+            if self.core.next_deadline().is_some_and(|at| at <= now()) {
+                self.feed(Event::Wake);
+            }
+            self.end_turn();
+        }
+        self.finish()
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let ping = self.next_ping.into_iter();
+        ping.chain(self.core.next_deadline()).min()
+    }
+
+    /// Gives an event to the core and does what it says, until nothing follows.
+    fn feed(&mut self, event: Event) {
+        self.pending.push_back(event);
+        while let Some(event) = self.pending.pop_front() {
+            let actions = self.core.handle(now(), event);
+            for action in actions {
+                self.perform(action);
+            }
+        }
+    }
+
+    /// What systemd should know after each turn. A ping is only sent from here: by a
+    /// loop that turns.
+    fn end_turn(&mut self) {
+        self.systemd.set_status(&self.core.status_line());
+        let busy = self.core.busy_until();
+        if busy != self.extended && self.systemd.is_there() {
+            if let Some(until) = busy {
+                self.systemd.extend(until.since(now()) + MARGIN);
+            }
+            self.extended = busy;
+        }
+        if let (Some(at), Some(interval)) = (self.next_ping, self.watchdog)
+            && at <= now()
+        {
+            self.systemd.say(&[NotifyState::Watchdog]);
+            self.next_ping = Some(now() + interval / 2);
+        }
+    }
+
+    fn finish(mut self) -> Result<Outcome> {
+        let outcome = self.outcome.take().unwrap_or(Outcome::Stopped);
+        match &outcome {
+            Outcome::Stopped => self.log(Record::plain(Level::Info, "stopped")),
+            Outcome::StartFailed(blame) => {
+                let text = format!("start failed: {blame}");
+                self.systemd.set_status(&text);
+                self.log(Record::plain(Level::Error, text));
+            }
+        }
+        self.reap_orphans();
+        self.journal.finish(LAST_WORDS);
+        Ok(outcome)
+    }
+
+    fn log(&mut self, record: Record) {
+        self.journal.log(record);
+    }
+
+    fn warn(&mut self, message: impl Into<String>) {
+        self.journal.log(Record::plain(Level::Warning, message));
+    }
+
+    /// Everything that is derived from a change of state.
+    fn announce(&mut self, transition: &Transition) {
+        let mut record = events::record(transition);
+        record.cgroup = self.cgroup_name(record.worker);
+        self.log(record);
+        if let Some(progress) = events::worker_progress(transition) {
+            for waiting in self.waiting.values().filter(|w| w.wants_progress) {
+                let progress = progress.clone();
+                let step = crate::api::Progress { progress };
+                // A client that does not read misses steps, not the outcome.
+                let _ = waiting.answers.try_send(Answer::Progress(step));
+            }
+        }
+    }
+
+    fn cgroup_name(&self, worker: Option<WorkerId>) -> Option<String> {
+        Some(self.cgroup.as_ref()?.name_of(worker?))
+    }
+}
+
+impl Release {
+    fn new(config: Config) -> Result<Release, ConfigError> {
+        let launch = Launch::resolve(&config, crate::config::inherited_environment())?;
+        Ok(Release { config, launch })
+    }
+
+    fn policy(&self) -> Policy {
+        self.config.policy(&crate::config::Cpus::detect())
+    }
+}

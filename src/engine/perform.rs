@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Doing what the core says.
+
+use super::output;
+use super::spawn::{Output, spawn};
+use super::{Engine, Held, NotifySocket, Release, Token, report, tree};
+use crate::core::{Action, Event, GenerationId, Ready, SlotId, WorkerId};
+use crate::exec::Plan;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::process::pidfd_send_signal;
+use sd_notify::NotifyState;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Tails of so many gone workers are kept.
+const KEPT_TAILS: usize = 16;
+
+impl Engine {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn {
+                worker,
+                slot,
+                generation,
+            } => {
+                let event = match self.spawn_worker(worker, slot, generation) {
+                    Ok(pid) => Event::Spawned { worker, pid },
+                    Err(error) => {
+                        let error = error.to_string();
+                        Event::SpawnFailed { worker, error }
+                    }
+                };
+                self.pending.push_back(event);
+            }
+            Action::Signal { worker, signal } => self.signal(worker, signal),
+            Action::Kill { worker } => self.kill_tree(worker),
+            Action::Probe { worker } => self.probe(worker),
+            Action::Release { worker } => self.release(worker),
+            Action::LoadConfig { generation } => self.load_config(generation),
+            Action::DropGeneration { generation } => {
+                self.releases.remove(&generation);
+            }
+            Action::SayReady => self.systemd.say(&[NotifyState::Ready]),
+            Action::Announce(transition) => self.announce(&transition),
+            Action::Reply { to, result } => self.reply(to, result),
+            Action::Exit(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn spawn_worker(
+        &mut self,
+        worker: WorkerId,
+        slot: SlotId,
+        generation: GenerationId,
+    ) -> io::Result<i32> {
+        let Some(release) = self.releases.get(&generation) else {
+            return Err(io::Error::other("its generation is gone"));
+        };
+        let notify = NotifySocket::bind(&self.runtime.notify(worker)).map_err(|error| {
+            let place = self.runtime.notify(worker);
+            io::Error::other(format!("cannot make {}: {error}", place.display()))
+        })?;
+        let cgroup = match &self.cgroup {
+            Some(cgroup) => {
+                cgroup.create(worker)?;
+                Some(cgroup.entrance(worker).display().to_string())
+            }
+            None => None,
+        };
+        let plan = Plan {
+            cgroup,
+            listen: !self.listeners.is_empty(),
+            ..report::plan(&release.launch)
+        };
+        let environment = self.environment(release, slot, generation, &notify);
+        let sockets: Vec<BorrowedFd<'_>> = self.listeners.iter().map(|l| l.fd.as_fd()).collect();
+        let pipe: Option<(OwnedFd, OwnedFd)> = match self.style {
+            Some(_) => Some(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?),
+            None => None,
+        };
+        let output = match &pipe {
+            Some((_, writer)) => Output::Pipe(writer.as_fd()),
+            None => Output::Inherit,
+        };
+        let process = spawn(&plan, &environment, &sockets, output)?;
+        let pid = process.pid;
+        let tail = match (self.style, pipe) {
+            (Some(style), Some((reader, _))) => {
+                Some(output::show(style, &self.name, slot, pid, reader)?)
+            }
+            _ => None,
+        };
+        self.poller.add(&process.pidfd, Token::Exit(worker))?;
+        self.poller.add(&notify, Token::Notify(worker))?;
+        let held = Held {
+            process,
+            notify,
+            probe: None,
+            tail,
+        };
+        self.held.insert(worker, held);
+        Ok(pid)
+    }
+
+    /// What a worker finds in its environment besides what the configuration says.
+    fn environment(
+        &self,
+        release: &Release,
+        slot: SlotId,
+        generation: GenerationId,
+        notify: &NotifySocket,
+    ) -> BTreeMap<String, String> {
+        let mut all = release.launch.environment.clone();
+        let (workers, _) = self.core.desired_workers();
+        let unless_set = [
+            ("WORKER_COUNT", Some(workers.to_string())),
+            ("NODE_APP_INSTANCE", Some(slot.to_string())),
+            (
+                "PORT",
+                self.listeners
+                    .iter()
+                    .find_map(|l| l.port)
+                    .map(|p| p.to_string()),
+            ),
+        ];
+        for (name, value) in unless_set {
+            if let Some(value) = value.filter(|_| !release.launch.sets(name)) {
+                all.insert(name.to_owned(), value);
+            }
+        }
+        let names: Vec<&str> = self.listeners.iter().map(|l| l.name.as_str()).collect();
+        let mut ours = vec![
+            ("APP_CLUSTER_NAME", self.name.clone()),
+            ("APP_CLUSTER_SLOT", slot.to_string()),
+            ("APP_CLUSTER_WORKERS", workers.to_string()),
+            ("APP_CLUSTER_GENERATION", generation.to_string()),
+            ("NOTIFY_SOCKET", notify.path().display().to_string()),
+        ];
+        if !names.is_empty() {
+            ours.push(("LISTEN_FDS", names.len().to_string()));
+            ours.push(("LISTEN_FDNAMES", names.join(":")));
+        }
+        all.extend(ours.into_iter().map(|(k, v)| (k.to_owned(), v)));
+        all
+    }
+
+    /// A signal to the main process. One that is gone already is about to be reported.
+    fn signal(&self, worker: WorkerId, signal: i32) {
+        let named = rustix::process::Signal::from_named_raw(signal);
+        if let (Some(held), Some(signal)) = (self.held.get(&worker), named) {
+            let _ = pidfd_send_signal(&held.process.pidfd, signal);
+        }
+    }
+
+    /// SIGKILL to everything that belongs to a worker.
+    pub(super) fn kill_tree(&self, worker: WorkerId) {
+        let Some(held) = self.held.get(&worker) else {
+            return;
+        };
+        let main = held.process.pid;
+        let mut pids = Vec::new();
+        match &self.cgroup {
+            Some(cgroup) if cgroup.kill(worker) => {}
+            Some(cgroup) => pids = cgroup.members(worker),
+            None => {
+                pids = tree::descendants(main);
+                pids.extend(tree::session(main));
+            }
+        }
+        for pid in pids.into_iter().filter(|pid| *pid > 1 && *pid != main) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = pidfd_send_signal(&held.process.pidfd, rustix::process::Signal::KILL);
+    }
+
+    fn release(&mut self, worker: WorkerId) {
+        if let Some(held) = self.held.remove(&worker) {
+            self.poller.remove(&held.process.pidfd);
+            self.poller.remove(&held.notify);
+            if let Some(probe) = held.probe {
+                self.poller.remove(&probe.pidfd);
+                let _ = pidfd_send_signal(&probe.pidfd, rustix::process::Signal::KILL);
+            }
+            if let Some(tail) = held.tail {
+                self.tails.push_back((worker, tail));
+                if self.tails.len() > KEPT_TAILS {
+                    self.tails.pop_front();
+                }
+            }
+        }
+        self.remove_cgroup(worker);
+    }
+
+    /// Removes a worker's cgroup as soon as it is empty.
+    pub(super) fn remove_cgroup(&mut self, worker: WorkerId) {
+        let Some(cgroup) = &self.cgroup else {
+            return;
+        };
+        if cgroup.remove(worker) {
+            if let Some(events) = self.dying.remove(&worker) {
+                self.poller.remove(&events);
+            }
+            return;
+        }
+        if !self.dying.contains_key(&worker)
+            && let Ok(events) = cgroup.events(worker)
+            && self.poller.add(&events, Token::Cgroup(worker)).is_ok()
+        {
+            self.dying.insert(worker, events);
+            // It may have become empty in between.
+            self.remove_cgroup(worker);
+        }
+    }
+
+    fn load_config(&mut self, generation: GenerationId) {
+        let result = self.try_load(generation);
+        self.pending
+            .push_back(Event::ConfigLoaded { generation, result });
+    }
+
+    fn try_load(&mut self, generation: GenerationId) -> Result<crate::core::Policy, String> {
+        let config = (self.load)().map_err(|error| error.to_string())?;
+        if let Some(current) = self.releases.get(&self.core.generation()) {
+            report::fits(&current.config, &config, self.inherited)?;
+        }
+        let release = Release::new(config).map_err(|error| error.to_string())?;
+        let policy = release.policy();
+        self.releases.insert(generation, release);
+        Ok(policy)
+    }
+
+    /// Looks whether a starting worker is ready.
+    fn probe(&mut self, worker: WorkerId) {
+        let Some(known) = self.core.worker(worker) else {
+            return;
+        };
+        let Some(release) = self.releases.get(&known.generation) else {
+            return;
+        };
+        if let Ready::Exec(command) = &release.config.ready {
+            match self.start_probe(worker, release, command) {
+                Ok(process) => {
+                    let added = self.poller.add(&process.pidfd, Token::ProbeExit(worker));
+                    if let (Some(held), Ok(())) = (self.held.get_mut(&worker), added) {
+                        held.probe = Some(process);
+                        return;
+                    }
+                }
+                Err(error) => self.warn(format!("cannot run the readiness command: {error}")),
+            }
+            self.pending.push_back(Event::Probed {
+                worker,
+                ready: false,
+            });
+            return;
+        }
+        let inodes: Vec<u64> = self.listeners.iter().map(|l| l.inode).collect();
+        let ready = super::readiness::is_accepting(&self.members(worker), &inodes);
+        self.pending.push_back(Event::Probed { worker, ready });
+    }
+
+    fn start_probe(
+        &self,
+        worker: WorkerId,
+        release: &Release,
+        command: &[String],
+    ) -> io::Result<super::Process> {
+        let held = self.held.get(&worker);
+        let held = held.ok_or_else(|| io::Error::other("the worker is gone"))?;
+        let program = release.launch.ready_program.as_ref();
+        let program = program.map_or(command[0].clone(), |p| p.display().to_string());
+        let plan = Plan {
+            cgroup: self
+                .cgroup
+                .as_ref()
+                .map(|c| c.entrance(worker).display().to_string()),
+            directory: release.launch.directory.display().to_string(),
+            listen: false,
+            program,
+            arguments: command.to_vec(),
+        };
+        let known = self.core.worker(worker);
+        let (slot, generation) = known.map_or((SlotId(0), GenerationId(0)), |w| {
+            (w.slot, w.generation)
+        });
+        let mut environment = self.environment(release, slot, generation, &held.notify);
+        environment.remove("NOTIFY_SOCKET");
+        environment.remove("LISTEN_FDS");
+        environment.remove("LISTEN_FDNAMES");
+        let pid = held.process.pid.to_string();
+        environment.insert("APP_CLUSTER_PID".to_owned(), pid);
+        spawn(&plan, &environment, &[], Output::Inherit)
+    }
+
+    /// The processes of a worker, its main process among them.
+    pub(super) fn members(&self, worker: WorkerId) -> Vec<i32> {
+        let Some(held) = self.held.get(&worker) else {
+            return Vec::new();
+        };
+        match &self.cgroup {
+            Some(cgroup) => cgroup.members(worker),
+            None => tree::descendants(held.process.pid),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is told of the supervisor: status, outcomes, errors.
+
+use super::{Engine, now, tree};
+use crate::api::{self, Counters, ListenerStatus, OtherWorker, SlotStatus, Status, WorkersStatus};
+use crate::config::{Config, Launch};
+use crate::core::{Blame, Done, Failure, SlotId, Time, Worker, WorkerId, WorkerState};
+use crate::exec::Plan;
+use nix::unistd::{SysconfVar, sysconf};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What to start, without what differs from worker to worker.
+pub fn plan(launch: &Launch) -> Plan {
+    Plan {
+        cgroup: None,
+        directory: launch.directory.display().to_string(),
+        listen: false,
+        program: launch.program.display().to_string(),
+        arguments: launch.arguments.clone(),
+    }
+}
+
+/// Whether systemd (248 or later) started this very process, and not an ancestor.
+pub fn is_main_process_of_a_unit() -> bool {
+    let main = std::env::var("SYSTEMD_EXEC_PID").ok();
+    main.and_then(|pid| pid.parse().ok()) == Some(std::process::id())
+}
+
+/// The service unit whose cgroup we are in.
+pub fn own_unit() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|l| {
+        let path = l.strip_prefix("0::");
+        path.or_else(|| l.split_once(":name=systemd:").map(|(_, path)| path))
+    })?;
+    let mut units = path.split('/').filter(|part| part.ends_with(".service"));
+    units.next_back().map(str::to_owned)
+}
+
+/// Whether a new configuration can take over from the present one without a restart.
+pub fn fits(current: &Config, new: &Config, inherited: bool) -> Result<(), String> {
+    let change = match () {
+        () if !inherited && current.listen != new.listen => "listen",
+        () if current.blocking != new.blocking => "blocking",
+        () => return Ok(()),
+    };
+    Err(format!(
+        "`{change}` has changed, which a reload cannot carry out: the sockets are shared by the \
+         old workers and the new. Nothing was changed; to apply it, restart the app \
+         (the supervisor, not only its workers)"
+    ))
+}
+
+/// The outcome of a request, for people.
+pub fn outcome(done: &Done) -> api::Outcome {
+    let (message, generation, workers) = match done {
+        Done::Generation {
+            generation,
+            workers,
+            took,
+        } => {
+            let took = took.as_secs_f64();
+            let text = format!("generation {generation}: {workers} workers, in {took:.1}s");
+            (text, Some(generation.0), Some(*workers))
+        }
+        Done::Replaced { slot } => (format!("slot {slot} has a new worker"), None, None),
+        Done::Scaled { workers } => (format!("{workers} workers are ready"), None, Some(*workers)),
+        Done::Stopped => ("stopped".to_owned(), None, None),
+    };
+    api::Outcome {
+        message,
+        generation,
+        workers,
+    }
+}
+
+impl Engine {
+    /// A failure, for whoever asked.
+    pub(super) fn error(&self, failure: &Failure) -> api::Error {
+        let message = failure.to_string();
+        match failure {
+            Failure::ConfigInvalid(_) => api::Error::ConfigInvalid { message },
+            Failure::GenerationFailed { blame, .. } => api::Error::GenerationFailed {
+                message,
+                slot: blame.slot.0,
+                pid: blame.pid,
+                cgroup: self.cgroup_name(Some(blame.worker)),
+                cause: blame.cause.to_string(),
+                last_lines: self.last_lines(blame),
+            },
+            Failure::WorkerFailed(blame) => api::Error::WorkerFailed {
+                message,
+                slot: blame.slot.0,
+                pid: blame.pid,
+                cgroup: self.cgroup_name(Some(blame.worker)),
+            },
+            Failure::NoSuchSlot(_) => api::Error::NoSuchWorker { message },
+            Failure::Stopping | Failure::Superseded => api::Error::InProgress { message },
+            Failure::BadCount(_) => api::Error::InvalidParameter { message },
+        }
+    }
+
+    fn last_lines(&self, blame: &Blame) -> Vec<String> {
+        let held = self.held.get(&blame.worker).and_then(|h| h.tail.as_ref());
+        let kept = self.tails.iter().find(|(id, _)| *id == blame.worker);
+        let tail = held.or(kept.map(|(_, tail)| tail));
+        tail.map(|tail| tail.lines()).unwrap_or_default()
+    }
+
+    /// Everything that is told of the app.
+    pub(super) fn status(&self) -> Status {
+        let (desired, source) = self.core.desired_workers();
+        let rollout = self.core.rollout();
+        Status {
+            app: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id() as i32,
+            unit: self.unit.clone(),
+            config: self.config.clone(),
+            state: self.core.state().to_string(),
+            generation: self.core.generation().0,
+            workers: WorkersStatus {
+                desired,
+                ready: self.core.ready_workers(),
+                source,
+            },
+            listeners: self.listener_status(),
+            slots: self.slot_status(),
+            rollout: rollout.map(|r| api::RolloutStatus {
+                to: r.to.0,
+                stage: r.stage,
+                done: r.done,
+                of: r.of,
+                failure: r.failure,
+            }),
+            degraded: self.core.degraded().map(str::to_owned),
+            counters: Counters {
+                notify_refused: self.notify_refused,
+                notify_garbage: self.notify_garbage,
+                log_dropped: self.journal.dropped(),
+                systemd_dropped: self.systemd.dropped,
+            },
+        }
+    }
+
+    /// Sockets with the same name and address are lines of one listener.
+    fn listener_status(&self) -> Vec<ListenerStatus> {
+        let mut all: Vec<ListenerStatus> = Vec::new();
+        for listener in &self.listeners {
+            let waiting = listener.waiting();
+            match all
+                .iter_mut()
+                .find(|l| (&l.name, &l.address) == (&listener.name, &listener.address))
+            {
+                Some(known) => {
+                    known.lines += 1;
+                    known.backlog = known.backlog.zip(waiting).map(|(a, b)| a + b);
+                }
+                None => all.push(ListenerStatus {
+                    name: listener.name.clone(),
+                    address: listener.address.clone(),
+                    lines: 1,
+                    backlog: waiting,
+                }),
+            }
+        }
+        all
+    }
+
+    fn slot_status(&self) -> Vec<SlotStatus> {
+        let mut by_slot: BTreeMap<SlotId, Vec<&Worker>> = BTreeMap::new();
+        for worker in self.core.workers() {
+            by_slot.entry(worker.slot).or_default().push(worker);
+        }
+        let slots = self.core.slots().iter().enumerate();
+        slots
+            .map(|(index, slot)| {
+                let id = SlotId(index as u32);
+                let mut here = by_slot.remove(&id).unwrap_or_default();
+                // Shown is the one that serves; else the one that is about to.
+                here.sort_by_key(|w| {
+                    let rank = match w.state {
+                        WorkerState::Ready => 0,
+                        WorkerState::Starting => 1,
+                        _ => 2,
+                    };
+                    (rank, std::cmp::Reverse(w.id))
+                });
+                let shown = here.first().filter(|w| w.state.is_live()).copied();
+                let idle = match () {
+                    () if slot.stopped => "stopped",
+                    () if slot.failed.is_some() => "failed",
+                    () if self.core.backoff_until(id).is_some() => "backoff",
+                    () => "empty",
+                };
+                let usage = shown.map(|w| self.usage(w.id)).unwrap_or_default();
+                SlotStatus {
+                    slot: id.0,
+                    worker: shown.map(|w| w.id.0),
+                    pid: shown.and_then(|w| w.pid),
+                    state: shown.map_or(idle.to_owned(), |w| w.state.to_string()),
+                    generation: shown.map(|w| w.generation.0),
+                    since: shown.map(|w| wall_clock(w.since)),
+                    cpu: usage.0,
+                    memory: usage.1,
+                    restarts: slot.restarts,
+                    last_exit: slot.last_exit.as_ref().map(|last| {
+                        let asked = if last.requested { ", as requested" } else { "" };
+                        format!("{}{asked}", last.exit)
+                    }),
+                    status: shown.and_then(|w| w.status.clone()),
+                    draining: here
+                        .iter()
+                        .filter(|w| Some(w.id) != shown.map(|s| s.id))
+                        .map(|w| OtherWorker {
+                            worker: w.id.0,
+                            pid: w.pid,
+                            state: w.state.to_string(),
+                            generation: w.generation.0,
+                            since: wall_clock(w.since),
+                        })
+                        .collect(),
+                }
+            })
+            .collect()
+    }
+
+    /// CPU seconds and resident bytes of a worker's processes.
+    fn usage(&self, worker: WorkerId) -> (Option<f64>, Option<u64>) {
+        let number = |var| sysconf(var).ok().flatten().unwrap_or(1).max(1) as u64;
+        let (hertz, page) = (number(SysconfVar::CLK_TCK), number(SysconfVar::PAGE_SIZE));
+        let members = self.members(worker);
+        let stats: Vec<_> = members.iter().filter_map(|p| tree::Stat::read(*p)).collect();
+        if stats.is_empty() {
+            return (None, None);
+        }
+        let ticks: u64 = stats.iter().map(|s| s.ticks).sum();
+        let resident: u64 = stats.iter().map(|s| s.resident * page).sum();
+        let exact = self.cgroup.as_ref().and_then(|c| c.cpu_usec(worker));
+        let cpu = match exact {
+            Some(micros) => micros as f64 / 1e6,
+            None => ticks as f64 / hertz as f64,
+        };
+        (Some(cpu), Some(resident))
+    }
+}
+
+/// A moment of our clock as UTC in RFC 3339, as well as the wall clock knows it now.
+fn wall_clock(at: Time) -> String {
+    let then = SystemTime::now() - now().since(at);
+    let since_epoch = then.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    rfc3339(since_epoch.as_secs())
+}
+
+/// Days to date by Howard Hinnant's `civil_from_days`.
+fn rfc3339(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_256_131, "2026-11-21T10:02:11Z"),
+            (4_102_444_799, "2099-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The runtime directory of an app: control socket, notify sockets, lock.
+
+use crate::core::WorkerId;
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// An app's runtime directory, locked: no second supervisor can use it.
+#[derive(Debug)]
+pub struct Runtime {
+    directory: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Runtime {
+    /// Makes `directory` usable and locks it.
+    ///
+    /// # Errors
+    /// It cannot be made, or another supervisor uses it.
+    pub fn claim(directory: &Path) -> Result<Runtime> {
+        let shown = directory.display();
+        make(directory, 0o755).with_context(|| format!("cannot make {shown}"))?;
+        make(&directory.join("notify"), 0o700)
+            .with_context(|| format!("cannot make {shown}/notify"))?;
+        fs::set_permissions(directory.join("notify"), Permissions::from_mode(0o700))?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(directory.join("lock"))
+            .with_context(|| format!("cannot make {shown}/lock"))?;
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            bail!(
+                "another supervisor of this app runs already (it holds {shown}/lock)\n  \
+                 hint: `app-cluster status` shows it; for a second one choose another name"
+            );
+        };
+        // What a supervisor that was killed has left.
+        for entry in fs::read_dir(directory.join("notify"))?.flatten() {
+            let _ = fs::remove_file(entry.path());
+        }
+        Ok(Runtime {
+            directory: directory.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Where the control socket is.
+    pub fn control(&self) -> PathBuf {
+        self.directory.join("control")
+    }
+
+    /// Where a worker's notify socket is.
+    pub fn notify(&self, worker: WorkerId) -> PathBuf {
+        self.directory.join("notify").join(worker.to_string())
+    }
+}
+
+fn make(directory: &Path, mode: u32) -> std::io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory)
+}
+
+/// The runtime directory for an app that is started now: systemd's `$RUNTIME_DIRECTORY`
+/// (systemd.exec(5)) or, in the foreground, the user's own.
+///
+/// # Errors
+/// When the fallback in /tmp belongs to somebody else.
+pub fn directory(name: &str) -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("RUNTIME_DIRECTORY") {
+        let given = given.to_string_lossy().into_owned();
+        let first = given.split(':').next().unwrap_or_default();
+        if !first.is_empty() {
+            return Ok(PathBuf::from(first));
+        }
+    }
+    if geteuid().is_root() {
+        return Ok(Path::new("/run/app-cluster").join(name));
+    }
+    if let Some(user) = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
+        return Ok(Path::new(&user).join("app-cluster").join(name));
+    }
+    let own = temporary();
+    make(&own, 0o700).with_context(|| format!("cannot make {}", own.display()))?;
+    let found = fs::symlink_metadata(&own)?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
+        bail!(
+            "{} is not ours alone: remove it, or set XDG_RUNTIME_DIR",
+            own.display()
+        );
+    }
+    Ok(own.join(name))
+}
+
+fn temporary() -> PathBuf {
+    PathBuf::from(format!("/tmp/app-cluster-{}", geteuid().as_raw()))
+}
+
+/// Where the control socket of an app may be, most likely first.
+pub fn candidates(name: &str) -> Vec<PathBuf> {
+    let mut found = vec![Path::new("/run/app-cluster").join(name)];
+    if let Some(user) = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
+        found.push(Path::new(&user).join("app-cluster").join(name));
+    }
+    found.push(temporary().join(name));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_claim_is_refused_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let app = dir.path().join("a").join("app");
+        let first = Runtime::claim(&app).expect("claim");
+        let refused = Runtime::claim(&app).expect_err("a refusal").to_string();
+        assert!(refused.contains("another supervisor"), "{refused}");
+        drop(first);
+        Runtime::claim(&app).expect("claim again");
+    }
+}

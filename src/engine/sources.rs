@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Turning what is ready into events. Each source gets a bounded amount of work a turn.
+
+use super::report;
+use super::spawn::{next_zombie, reap, try_wait};
+use super::{Engine, Level, Record, Token, Waiting, tree};
+use crate::api::{self, Call};
+use crate::core::{Event, Exit, Request, RequestId, Scale, SlotId, WorkerId};
+use crate::frontend::{Answer, Ask};
+use nix::libc;
+
+/// Datagrams taken from one worker in one turn.
+const DATAGRAMS: usize = 16;
+/// Calls taken in one turn.
+const CALLS: usize = 32;
+/// Orphans reaped in one turn.
+const ORPHANS: usize = 64;
+
+impl Engine {
+    pub(super) fn take(&mut self, token: Token) {
+        match token {
+            Token::Notify(worker) => self.take_notify(worker),
+            Token::Exit(worker) => self.take_exit(worker),
+            Token::ProbeExit(worker) => self.take_probe_exit(worker),
+            Token::Signal => self.take_signals(),
+            Token::Request => self.take_calls(),
+            Token::Cgroup(worker) => self.remove_cgroup(worker),
+        }
+    }
+
+    fn take_notify(&mut self, worker: WorkerId) {
+        for _ in 0..DATAGRAMS {
+            let Some(held) = self.held.get(&worker) else {
+                return;
+            };
+            let datagram = match held.notify.receive() {
+                Ok(Some(datagram)) => datagram,
+                Ok(None) => return,
+                Err(error) => {
+                    self.warn(format!("cannot read the notify socket of {worker}: {error}"));
+                    return;
+                }
+            };
+            self.notify_garbage += datagram.garbage as u64;
+            if datagram.garbage > 0 && self.notify_garbage.is_power_of_two() {
+                let text = format!(
+                    "{} line(s) on notify sockets were not understood (last: worker {})",
+                    self.notify_garbage, datagram.pid
+                );
+                self.warn(text);
+            }
+            if !self.may_speak_for(worker, datagram.pid, datagram.uid) {
+                self.notify_refused += 1;
+                if self.notify_refused.is_power_of_two() {
+                    let text = format!(
+                        "refused a notification for {worker} from process {} of user {} \
+                         ({} refused so far)",
+                        datagram.pid, datagram.uid, self.notify_refused
+                    );
+                    self.warn(text);
+                }
+                continue;
+            }
+            for what in datagram.said {
+                self.feed(Event::Notified { worker, what });
+            }
+        }
+    }
+
+    /// Whether a process may speak for a worker: one of its own tree, or one that is gone
+    /// already and was of our user (`systemd-notify` ends at once), and root.
+    fn may_speak_for(&self, worker: WorkerId, pid: i32, uid: u32) -> bool {
+        if uid == 0 {
+            return true;
+        }
+        if uid != nix::unistd::geteuid().as_raw() {
+            return false;
+        }
+        let Some(held) = self.held.get(&worker) else {
+            return false;
+        };
+        if pid == held.process.pid {
+            return true;
+        }
+        let owner = self.held.iter().find(|(id, other)| match &self.cgroup {
+            Some(cgroup) => cgroup.members(**id).contains(&pid),
+            None => tree::Stat::read(pid).is_some_and(|s| s.session == other.process.pid),
+        });
+        owner.is_none_or(|(id, _)| *id == worker)
+    }
+
+    fn take_exit(&mut self, worker: WorkerId) {
+        // While the zombie is there its pid, and so its session, is nobody else's.
+        self.kill_tree(worker);
+        self.take_notify(worker);
+        let exit = match self.held.get(&worker) {
+            Some(held) => try_wait(&held.process.pidfd),
+            None => None,
+        };
+        if let Some(exit) = exit {
+            self.feed(Event::Exited { worker, exit });
+        }
+    }
+
+    fn take_probe_exit(&mut self, worker: WorkerId) {
+        let Some(held) = self.held.get_mut(&worker) else {
+            return;
+        };
+        let Some(exit) = held.probe.as_ref().and_then(|p| try_wait(&p.pidfd)) else {
+            return;
+        };
+        if let Some(probe) = held.probe.take() {
+            self.poller.remove(&probe.pidfd);
+        }
+        let ready = exit == Exit::Code(0);
+        self.feed(Event::Probed { worker, ready });
+    }
+
+    /// Takes away children that are no workers: orphans that came to us.
+    pub(super) fn reap_orphans(&mut self) {
+        for _ in 0..ORPHANS {
+            let Some(pid) = next_zombie() else {
+                return;
+            };
+            let ours = self.held.iter().find(|(_, held)| held.process.pid == pid);
+            if let Some((worker, _)) = ours {
+                let worker = *worker;
+                self.take_exit(worker);
+                continue;
+            }
+            let probe = |held: &super::Held| held.probe.as_ref().is_some_and(|p| p.pid == pid);
+            let probing = self.held.iter().find(|(_, held)| probe(held));
+            match probing.map(|(worker, _)| *worker) {
+                Some(worker) => self.take_probe_exit(worker),
+                None => reap(pid),
+            }
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match info.ssi_signo as i32 {
+                libc::SIGCHLD => self.reap_orphans(),
+                libc::SIGHUP => self.want(Request::Reload, "SIGHUP: reload"),
+                libc::SIGTERM | libc::SIGQUIT => self.stop("stopping"),
+                libc::SIGINT if self.interrupted => {
+                    self.want(Request::StopNow, "interrupted again: killing all workers");
+                }
+                libc::SIGINT => {
+                    self.interrupted = true;
+                    self.stop("stopping; interrupt again to kill all workers");
+                }
+                libc::SIGTTIN => self.want(Request::Scale(Scale::By(1)), "SIGTTIN: one more"),
+                libc::SIGTTOU => self.want(Request::Scale(Scale::By(-1)), "SIGTTOU: one fewer"),
+                libc::SIGUSR1 => self.dump(),
+                libc::SIGUSR2 => self.warn("SIGUSR2: re-executing is not supported yet"),
+                _ => {}
+            }
+        }
+    }
+
+    fn want(&mut self, what: Request, said: &str) {
+        self.log(Record::plain(Level::Info, said));
+        self.feed(Event::Requested { from: None, what });
+    }
+
+    fn stop(&mut self, said: &str) {
+        self.systemd.say(&[sd_notify::NotifyState::Stopping]);
+        self.want(Request::Stop, said);
+    }
+
+    fn dump(&mut self) {
+        let status = self.status();
+        self.log(Record::plain(Level::Info, self.core.status_line()));
+        for slot in &status.slots {
+            let text = serde_json::to_string(slot).unwrap_or_default();
+            self.log(Record::plain(Level::Info, text));
+        }
+    }
+
+    fn take_calls(&mut self) {
+        let _ = self.bell.read();
+        for _ in 0..CALLS {
+            match self.calls.try_recv() {
+                Ok(ask) => self.take_call(ask),
+                Err(_) => return,
+            }
+        }
+        // More may be waiting: ring for the next turn.
+        let _ = self.bell.write(1);
+    }
+
+    fn take_call(&mut self, ask: Ask) {
+        let Ask { call, answers } = ask;
+        if call.is_read_only() {
+            let status = Box::new(self.status());
+            let _ = answers.try_send(Answer::Status(status));
+            return;
+        }
+        let what = match self.request_for(&call) {
+            Ok(what) => what,
+            Err(error) => {
+                let _ = answers.try_send(Answer::Final(Err(error)));
+                return;
+            }
+        };
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        let wants_progress = !matches!(what, Request::Scale(_));
+        let waiting = Waiting {
+            answers,
+            wants_progress,
+        };
+        self.waiting.insert(id, waiting);
+        let from = Some(id);
+        self.feed(Event::Requested { from, what });
+    }
+
+    fn request_for(&self, call: &Call) -> Result<Request, api::Error> {
+        Ok(match *call {
+            Call::GetStatus {} | Call::Reload {} => Request::Reload,
+            Call::Restart { slot: None } => Request::Restart,
+            Call::Restart { slot: Some(slot) } => Request::Replace(SlotId(slot)),
+            Call::Stop { .. } if self.unit.is_some() => {
+                let unit = self.unit.clone().unwrap_or_default();
+                return Err(api::Error::ManagedBySystemd {
+                    message: format!("systemd would start it again: systemctl stop {unit}"),
+                    unit,
+                });
+            }
+            Call::Stop { now: false } => Request::Stop,
+            Call::Stop { now: true } => Request::StopNow,
+            Call::Scale {
+                workers: Some(n),
+                by: None,
+            } => Request::Scale(Scale::To(n)),
+            Call::Scale {
+                workers: None,
+                by: Some(n),
+            } => Request::Scale(Scale::By(n)),
+            Call::Scale { .. } => {
+                return Err(api::Error::InvalidParameter {
+                    message: "give either `workers` or `by`".to_owned(),
+                });
+            }
+        })
+    }
+
+    /// The one final answer to a request.
+    pub(super) fn reply(
+        &mut self,
+        to: RequestId,
+        result: Result<crate::core::Done, crate::core::Failure>,
+    ) {
+        if let Some(waiting) = self.waiting.remove(&to) {
+            let answer = match result {
+                Ok(done) => Ok(report::outcome(&done)),
+                Err(failure) => Err(self.error(&failure)),
+            };
+            let _ = waiting.answers.try_send(Answer::Final(answer));
+        }
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The control socket: one thread that accepts, one for each connection.
+
+use super::varlink;
+use super::{Answer, Desk};
+use crate::api::{self, Call};
+use anyhow::{Context, Result};
+use rustix::net::sockopt::socket_peercred;
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::io::{self, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Connections served at a time; more wait.
+const MAX_CONNECTIONS: usize = 32;
+/// Longest call that is read.
+const MAX_CALL: u64 = 64 * 1024;
+/// A client that does not take an answer in this time is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The control socket. Dropping it removes its file.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Control {
+    /// Listens at `path` (mode 0660: the supervisor's user and group may connect) and
+    /// puts what is asked there to `desk`.
+    pub fn listen(path: &Path, desk: Desk) -> Result<Control> {
+        let _ = fs::remove_file(path);
+        let shown = path.display();
+        let listener =
+            UnixListener::bind(path).with_context(|| format!("cannot make {shown}"))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+        thread("control", move || serve(&listener, &desk))?;
+        Ok(Control {
+            path: path.to_owned(),
+        })
+    }
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.stack_size(256 * 1024).spawn(run)?;
+    Ok(())
+}
+
+fn serve(listener: &UnixListener, desk: &Desk) {
+    let busy = Arc::new(AtomicUsize::new(0));
+    loop {
+        let Ok((stream, _)) = listener.accept() else {
+            // Out of descriptors or memory: not for long, and not at full speed.
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        if busy.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
+            let full = json!({ "message": "too many connections, try again" });
+            let mut stream = stream;
+            let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
+            let name = format!("{}.InProgress", api::INTERFACE);
+            let _ = varlink::write(&mut stream, &varlink::error(&name, full));
+            busy.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let (desk, done) = (desk.clone(), Arc::clone(&busy));
+        let spawned = thread("control-client", move || {
+            let _ = converse(stream, &desk);
+            done.fetch_sub(1, Ordering::AcqRel);
+        });
+        if spawned.is_err() {
+            busy.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Serves one connection until it ends. What the client sends wrong is told to it,
+/// with the last message of the connection.
+fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let caller = Caller::of(&stream);
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let message = match varlink::read(&mut reader, MAX_CALL) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                let parameters = json!({ "parameter": error.to_string() });
+                let name = "org.varlink.service.InvalidParameter";
+                return varlink::write(&mut writer, &varlink::error(name, parameters));
+            }
+        };
+        let oneway = message.get("oneway") == Some(&Value::Bool(true));
+        let more = message.get("more") == Some(&Value::Bool(true));
+        match parse(&message) {
+            Err(error) if !oneway => varlink::write(&mut writer, &error)?,
+            Err(_) => {}
+            Ok(Parsed::Reply(reply)) => varlink::write(&mut writer, &reply)?,
+            Ok(Parsed::Call(call)) => answer(&mut writer, desk, &caller, call, more, oneway)?,
+        }
+    }
+}
+
+fn answer(
+    writer: &mut UnixStream,
+    desk: &Desk,
+    caller: &Caller,
+    call: Call,
+    more: bool,
+    oneway: bool,
+) -> io::Result<()> {
+    if let Err(error) = caller.may(&call) {
+        return varlink::write(writer, &typed_error(&error));
+    }
+    let gone = || io::Error::other("the supervisor has ended");
+    let answers = desk.ask(call).ok_or_else(gone)?;
+    if oneway {
+        return Ok(());
+    }
+    for answer in answers {
+        let message = match answer {
+            Answer::Progress(step) if more => varlink::reply(json!(step), true),
+            Answer::Progress(_) => continue,
+            Answer::Status(status) => varlink::reply(json!({ "status": status }), false),
+            Answer::Final(Ok(outcome)) => varlink::reply(json!(outcome), false),
+            Answer::Final(Err(error)) => typed_error(&error),
+        };
+        let last = message.get("continues").is_none();
+        varlink::write(writer, &message)?;
+        if last {
+            return Ok(());
+        }
+    }
+    Err(gone())
+}
+
+fn typed_error(error: &api::Error) -> Value {
+    let mut value = json!(error);
+    let name = value["error"].as_str().unwrap_or("InvalidParameter");
+    let name = format!("{}.{name}", api::INTERFACE);
+    varlink::error(&name, value["parameters"].take())
+}
+
+enum Parsed {
+    Call(Call),
+    /// The answer needs no supervisor.
+    Reply(Value),
+}
+
+fn parse(message: &Map<String, Value>) -> Result<Parsed, Value> {
+    let method = message.get("method").and_then(Value::as_str).unwrap_or("");
+    let parameters = match message.get("parameters") {
+        None | Some(Value::Null) => json!({}),
+        Some(parameters) => parameters.clone(),
+    };
+    let (interface, name) = method.rsplit_once('.').unwrap_or(("", method));
+    match interface {
+        "org.varlink.service" => service(name, &parameters),
+        api::INTERFACE => call(name, parameters),
+        _ => Err(varlink::error(
+            "org.varlink.service.InterfaceNotFound",
+            json!({ "interface": interface }),
+        )),
+    }
+}
+
+fn call(name: &str, parameters: Value) -> Result<Parsed, Value> {
+    const METHODS: [&str; 5] = ["GetStatus", "Reload", "Restart", "Stop", "Scale"];
+    if !METHODS.contains(&name) {
+        return Err(varlink::error(
+            "org.varlink.service.MethodNotFound",
+            json!({ "method": name }),
+        ));
+    }
+    let call = json!({ "method": name, "parameters": parameters });
+    serde_json::from_value(call).map(Parsed::Call).map_err(|e| {
+        let parameters = json!({ "parameter": e.to_string() });
+        varlink::error("org.varlink.service.InvalidParameter", parameters)
+    })
+}
+
+/// `org.varlink.service`, which every Varlink service has.
+fn service(name: &str, parameters: &Value) -> Result<Parsed, Value> {
+    match name {
+        "GetInfo" => Ok(Parsed::Reply(varlink::reply(
+            json!({
+                "vendor": "app-cluster",
+                "product": "app-cluster",
+                "version": env!("CARGO_PKG_VERSION"),
+                "url": env!("CARGO_PKG_HOMEPAGE"),
+                "interfaces": ["org.varlink.service", api::INTERFACE],
+            }),
+            false,
+        ))),
+        "GetInterfaceDescription" => match parameters["interface"].as_str() {
+            Some(api::INTERFACE) => Ok(Parsed::Reply(varlink::reply(
+                json!({ "description": api::DESCRIPTION }),
+                false,
+            ))),
+            other => Err(varlink::error(
+                "org.varlink.service.InterfaceNotFound",
+                json!({ "interface": other }),
+            )),
+        },
+        _ => Err(varlink::error(
+            "org.varlink.service.MethodNotFound",
+            json!({ "method": name }),
+        )),
+    }
+}
+
+/// Who is at the other end (SO_PEERCRED, unix(7)). That they could connect at all, the
+/// mode of the socket file has decided.
+struct Caller {
+    uid: Option<u32>,
+}
+
+impl Caller {
+    fn of(stream: &UnixStream) -> Caller {
+        let credentials = socket_peercred(stream).ok();
+        Caller {
+            uid: credentials.map(|c| c.uid.as_raw()),
+        }
+    }
+
+    /// The group may look, reload and scale; what ends workers without a replacement
+    /// is for root and the supervisor's own user.
+    fn may(&self, call: &Call) -> Result<(), api::Error> {
+        let own = nix::unistd::geteuid().as_raw();
+        let trusted = self.uid == Some(0) || self.uid == Some(own);
+        let for_group = match call {
+            Call::GetStatus {} | Call::Reload {} | Call::Scale { .. } => true,
+            Call::Restart { slot } => slot.is_some(),
+            Call::Stop { .. } => false,
+        };
+        if trusted || for_group {
+            return Ok(());
+        }
+        Err(api::Error::NotAuthorized {
+            message: "only root and the supervisor's own user may do that (try sudo)".to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, Read, Write};
+
+    /// A control socket whose loop answers every call in the same way.
+    fn with_loop(run: impl FnOnce(&Path)) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("control");
+        let (desk, inbox, _bell) = Desk::new().expect("desk");
+        let _control = Control::listen(&path, desk).expect("listen");
+        std::thread::spawn(move || {
+            for ask in inbox {
+                let step = api::Progress {
+                    progress: "a step".to_owned(),
+                };
+                let _ = ask.answers.try_send(Answer::Progress(step));
+                let _ = ask.answers.try_send(Answer::Final(Ok(api::Outcome {
+                    message: format!("{:?}", ask.call),
+                    generation: None,
+                    workers: None,
+                })));
+            }
+        });
+        run(&path);
+    }
+
+    fn ask(path: &Path, message: &[u8]) -> Vec<Value> {
+        let mut stream = UnixStream::connect(path).expect("connect");
+        stream.write_all(message).expect("write");
+        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        let mut bytes = Vec::new();
+        BufReader::new(stream).read_to_end(&mut bytes).expect("read");
+        let parts = bytes.split(|b| *b == 0).filter(|part| !part.is_empty());
+        parts.map(|p| serde_json::from_slice(p).expect("JSON")).collect()
+    }
+
+    #[test]
+    fn answers_calls_with_and_without_progress() {
+        with_loop(|path| {
+            let plain = br#"{"method":"org.appcluster.Cluster1.Reload"}"#;
+            let replies = ask(path, &[plain, &b"\0"[..]].concat());
+            assert_eq!(replies, [json!({ "parameters": { "message": "Reload" } })]);
+            let more = br#"{"method":"org.appcluster.Cluster1.Scale","parameters":{"by":-1},"more":true}"#;
+            let replies = ask(path, &[more, &b"\0"[..]].concat());
+            assert_eq!(replies.len(), 2);
+            assert_eq!(replies[0]["continues"], true);
+            let text = "Scale { workers: None, by: Some(-1) }";
+            assert_eq!(replies[1]["parameters"]["message"], text);
+        });
+    }
+
+    #[test]
+    fn introspection() {
+        with_loop(|path| {
+            let call = br#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"org.appcluster.Cluster1"}}"#;
+            let replies = ask(path, &[call, &b"\0"[..]].concat());
+            let text = replies[0]["parameters"]["description"].as_str();
+            assert!(text.is_some_and(|t| t.contains("method Reload")));
+        });
+    }
+
+    #[test]
+    fn garbage_gets_an_error_and_harms_nobody() {
+        with_loop(|path| {
+            for (sent, error) in [
+                (&b"hello\0"[..], "InvalidParameter"),
+                (b"[]\0", "InvalidParameter"),
+                (b"{\"method\":", "InvalidParameter"),
+                (b"{}\0", "InterfaceNotFound"),
+                (b"{\"method\":7}\0", "InterfaceNotFound"),
+                (b"{\"method\":\"org.appcluster.Cluster1.Explode\"}\0", "MethodNotFound"),
+                (
+                    b"{\"method\":\"org.appcluster.Cluster1.Scale\",\"parameters\":{\"workers\":-1}}\0",
+                    "InvalidParameter",
+                ),
+            ] {
+                let replies = ask(path, sent);
+                let name = replies[0]["error"].as_str().unwrap_or_default();
+                assert!(name.ends_with(error), "{name} for {sent:?}");
+            }
+            let mut stream = UnixStream::connect(path).expect("connect");
+            let endless = vec![b'x'; MAX_CALL as usize + 1];
+            let _ = stream.write_all(&endless);
+            let mut reply = Vec::new();
+            let _ = BufReader::new(stream).read_until(0, &mut reply);
+            assert!(String::from_utf8_lossy(&reply).contains("longer one"));
+        });
+    }
+}
