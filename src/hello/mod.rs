@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! hello
+pub mod http;
+/// x
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}
