@@ -130,9 +130,9 @@ impl Default for Parser {
 type Step = Result<Option<Progress>, Reject>;
 
 impl Parser {
-    /// Whether no byte of a next request has come in.
+    /// Whether no byte of a next request has come in, empty lines apart.
     pub fn is_idle(&self) -> bool {
-        self.state == State::RequestLine && self.line.is_empty() && self.blank == 0
+        self.state == State::RequestLine && self.line.is_empty()
     }
 
     /// Takes bytes up to the end of the next request and says how many, and what they were. Call

@@ -119,7 +119,7 @@ fn continue_is_asked_for_once_and_only_with_a_body() {
 fn idle_means_no_byte_of_the_next_request() {
     let (_, parser) = parse_pieces([&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..]]);
     assert!(parser.is_idle());
-    for begun in [&b"G"[..], b"\r\n", b"GET / HTTP/1.1\r\n"] {
+    for begun in [&b"G"[..], b"GET / HTTP/1.1\r\n"] {
         assert!(!parse_pieces([begun]).1.is_idle(), "{begun:?}");
     }
 }
