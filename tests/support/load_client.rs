@@ -121,7 +121,7 @@ impl<'a> Client<'a> {
                 .map_err(|error| format!("send: {error}"))
         };
         if self.kind == Kind::SlowPost {
-            let chunked = self.requests % 2 == 0;
+            let chunked = self.requests.is_multiple_of(2);
             let (field, piece): (String, &[u8]) = match chunked {
                 true => ("Transfer-Encoding: chunked".into(), b"4\r\nbody\r\n"),
                 false => (format!("Content-Length: {}", 4 * PIECES), b"body"),
