@@ -11,3 +11,4 @@ pub mod core;
 pub mod engine;
 pub mod exec;
 pub mod frontend;
+pub mod hello;

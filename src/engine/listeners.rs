@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+// The second is used by the expansion of the first.
+use nix::{getsockopt_impl, sockopt_impl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname,
     getsockopt, listen, setsockopt, socket, sockopt,
@@ -23,7 +25,7 @@ const BACKLOG: i32 = 4096;
 /// More descriptors than that in LISTEN_FDS are a mistake.
 const MAX_SOCKETS: usize = 1024;
 
-nix::sockopt_impl!(
+sockopt_impl!(
     TcpInfo,
     GetOnly,
     libc::IPPROTO_TCP,
