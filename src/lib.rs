@@ -6,6 +6,7 @@
 //! Start reading in `docs/architecture.md`.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod engine;

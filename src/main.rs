@@ -4,15 +4,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let result = match std::env::args().nth(1).as_deref() {
-        Some("hello") => app_cluster::hello::run(),
-        _ => Err(anyhow::anyhow!("say `app-cluster hello`")),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("app-cluster: {error:#}");
-            ExitCode::FAILURE
-        }
+    let mut arguments = std::env::args_os().skip(1);
+    // Ahead of the command line parser: this one runs for every worker.
+    if arguments.next().is_some_and(|verb| verb == app_cluster::exec::VERB) {
+        app_cluster::exec::run(arguments);
     }
+    app_cluster::cli::main()
 }

@@ -81,6 +81,11 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// Whether the configuration cannot be used because of it.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
     /// An error that concerns `origin` as a whole.
     pub fn file(origin: &str, message: impl Into<String>, hint: Option<String>) -> Diagnostic {
         Diagnostic {

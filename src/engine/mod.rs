@@ -26,12 +26,13 @@ pub use events::id as message_id;
 pub use journal::{Journal, Level, Record};
 pub use listeners::{Listener, inherit, open};
 pub use output::Style;
+pub use report::rfc3339;
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
 pub use systemd::Systemd;
 
 use crate::config::{Config, ConfigError, Launch};
 use crate::core::{
-    Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, Transition, WorkerId,
+    Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, Transition, WorkerId, WorkerState,
 };
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, Desk};
@@ -188,6 +189,9 @@ impl Engine {
         let poller = Poller::new()?;
         poller.add(&signals, Token::Signal)?;
         poller.add(&*bell, Token::Request)?;
+        for (index, listener) in parts.listeners.iter().enumerate() {
+            poller.add(&listener.fd, Token::Listener(index))?;
+        }
         // Processes that lose their parent become our children, so that none is lost.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let managed = report::is_main_process_of_a_unit();
@@ -310,6 +314,12 @@ impl Engine {
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
+        if let Transition::Worker { to: WorkerState::Ready, .. } = transition {
+            for listener in &self.listeners {
+                // A worker's own listen(2) may have shortened the queue for all.
+                let _ = listener.listen_again();
+            }
+        }
         if let Some(progress) = events::worker_progress(transition) {
             for waiting in self.waiting.values().filter(|w| w.wants_progress) {
                 let progress = progress.clone();

@@ -29,6 +29,8 @@ pub enum Token {
     Signal,
     /// The eventfd of the front ends.
     Request,
+    /// A listening socket, by its number: only that it has been shut down.
+    Listener(usize),
     /// `cgroup.events` of a worker that is gone but whose cgroup was not empty.
     Cgroup(WorkerId),
 }
@@ -41,7 +43,8 @@ impl Token {
             Token::ProbeExit(w) => (2, w.0),
             Token::Signal => (3, 0),
             Token::Request => (4, 0),
-            Token::Cgroup(w) => (5, w.0),
+            Token::Listener(index) => (5, index as u64),
+            Token::Cgroup(w) => (6, w.0),
         };
         kind << 56 | id
     }
@@ -54,6 +57,7 @@ impl Token {
             2 => Token::ProbeExit(worker),
             3 => Token::Signal,
             4 => Token::Request,
+            5 => Token::Listener(worker.0 as usize),
             _ => Token::Cgroup(worker),
         }
     }
@@ -79,6 +83,8 @@ impl Poller {
     pub fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let flags = match token {
             Token::Cgroup(_) => EpollFlags::EPOLLPRI,
+            // EPOLLHUP is always reported; connections are the workers' business.
+            Token::Listener(_) => EpollFlags::empty(),
             _ => EpollFlags::EPOLLIN,
         };
         let event = EpollEvent::new(flags, token.encode());
@@ -127,6 +133,7 @@ mod tests {
             Token::ProbeExit(worker),
             Token::Signal,
             Token::Request,
+            Token::Listener(1),
             Token::Cgroup(worker),
         ];
         for token in all {

@@ -253,8 +253,9 @@ fn wall_clock(at: Time) -> String {
     rfc3339(since_epoch.as_secs())
 }
 
-/// Days to date by Howard Hinnant's `civil_from_days`.
-fn rfc3339(seconds: u64) -> String {
+/// Seconds since 1970 as UTC in RFC 3339. Days to date by Howard Hinnant's
+/// `civil_from_days`.
+pub fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let z = days + 719_468;
     let era = z / 146_097;
@@ -279,7 +280,7 @@ mod tests {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_795_256_131, "2026-11-21T10:02:11Z"),
+            (1_795_256_131, "2026-11-21T10:15:31Z"),
             (4_102_444_799, "2099-12-31T23:59:59Z"),
         ] {
             assert_eq!(rfc3339(seconds), text);

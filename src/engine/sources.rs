@@ -24,7 +24,27 @@ impl Engine {
             Token::ProbeExit(worker) => self.take_probe_exit(worker),
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
+            Token::Listener(index) => self.mend_listener(index),
             Token::Cgroup(worker) => self.remove_cgroup(worker),
+        }
+    }
+
+    /// A worker has called shutdown(2) on a socket that all share: listen again. What
+    /// was queued there is lost, what comes next is not.
+    fn mend_listener(&mut self, index: usize) {
+        let Some(listener) = self.listeners.get(index) else {
+            return;
+        };
+        let (name, mended) = (listener.name.clone(), listener.listen_again());
+        match mended {
+            Ok(()) => self.warn(format!(
+                "listener {name} was shut down, by a worker: listening again; connections \
+                 queued there were lost"
+            )),
+            Err(error) => {
+                self.poller.remove(&self.listeners[index].fd);
+                self.warn(format!("listener {name} was shut down and cannot be mended: {error}"));
+            }
         }
     }
 

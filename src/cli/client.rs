@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Talking to a supervisor over its control socket.
+
+use super::{Fail, Status, config_file, units};
+use crate::api::{self, Call};
+use crate::engine::runtime_candidates;
+use crate::frontend::varlink;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::io::{self, BufReader};
+use std::os::unix::net::UnixStream;
+
+/// A connection to an app's supervisor.
+pub struct Client {
+    name: String,
+    reader: BufReader<UnixStream>,
+}
+
+/// How a call can fail.
+pub enum CallError {
+    /// The supervisor says no.
+    Refused(api::Error),
+    /// It cannot be talked to.
+    Broken(Fail),
+}
+
+impl From<CallError> for Fail {
+    fn from(error: CallError) -> Fail {
+        match error {
+            CallError::Refused(error) => {
+                let status = match error {
+                    api::Error::NotAuthorized { .. } | api::Error::NoSuchWorker { .. } => {
+                        Status::NoSuchApp
+                    }
+                    _ => Status::Failed,
+                };
+                Fail::new(status, error.message())
+            }
+            CallError::Broken(fail) => fail,
+        }
+    }
+}
+
+impl Client {
+    /// Connects to the supervisor of `name`.
+    pub fn connect(name: &str) -> Result<Client, Fail> {
+        for place in runtime_candidates(name) {
+            match UnixStream::connect(place.join("control")) {
+                Ok(stream) => {
+                    return Ok(Client {
+                        name: name.to_owned(),
+                        reader: BufReader::new(stream),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let text = format!("no permission to talk to the supervisor of {name}");
+                    let hint = "use sudo, or join the group: sudo adduser $USER app-cluster";
+                    return Err(Fail::new(Status::NoSuchApp, text).hint(hint));
+                }
+                Err(_) => {}
+            }
+        }
+        Err(not_running(name))
+    }
+
+    /// Calls and returns the reply.
+    pub fn call<T: DeserializeOwned>(&mut self, call: &Call) -> Result<T, CallError> {
+        self.send(call, false)?;
+        self.receive(|_| {})
+    }
+
+    /// Calls, and reports each step before the reply.
+    pub fn call_with_progress<T: DeserializeOwned>(
+        &mut self,
+        call: &Call,
+        progress: impl FnMut(&str),
+    ) -> Result<T, CallError> {
+        self.send(call, true)?;
+        self.receive(progress)
+    }
+
+    /// Blocks until the supervisor closes the connection, as it does when it ends.
+    pub fn wait_for_end(mut self) {
+        while let Ok(Some(_)) = varlink::read(&mut self.reader, varlink::MAX_MESSAGE) {}
+    }
+
+    fn send(&mut self, call: &Call, more: bool) -> Result<(), CallError> {
+        let mut message = json!(call);
+        let method = message["method"].as_str().unwrap_or_default();
+        message["method"] = json!(format!("{}.{method}", api::INTERFACE));
+        if more {
+            message["more"] = json!(true);
+        }
+        let mut stream = self.reader.get_ref();
+        varlink::write(&mut stream, &message).map_err(|e| self.broken(&e))
+    }
+
+    fn receive<T: DeserializeOwned>(
+        &mut self,
+        mut progress: impl FnMut(&str),
+    ) -> Result<T, CallError> {
+        loop {
+            let mut message = match varlink::read(&mut self.reader, varlink::MAX_MESSAGE) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(self.ended()),
+                Err(error) => return Err(self.broken(&error)),
+            };
+            let parameters = message.remove("parameters").unwrap_or_default();
+            if let Some(Value::String(name)) = message.get("error") {
+                return Err(refused(name, &parameters));
+            }
+            if message.get("continues") == Some(&Value::Bool(true)) {
+                progress(parameters["progress"].as_str().unwrap_or_default());
+                continue;
+            }
+            return serde_json::from_value(parameters)
+                .map_err(|e| self.broken(&io::Error::other(e)));
+        }
+    }
+
+    fn broken(&self, error: &io::Error) -> CallError {
+        let text = format!("cannot talk to the supervisor of {}: {error}", self.name);
+        CallError::Broken(Fail::new(Status::Failed, text))
+    }
+
+    fn ended(&self) -> CallError {
+        let (service, _) = units(&self.name);
+        let text = format!("the supervisor of {} ended before it answered", self.name);
+        let hint = format!("journalctl -e -u {service}");
+        CallError::Broken(Fail::new(Status::Failed, text).hint(hint))
+    }
+}
+
+fn refused(name: &str, parameters: &Value) -> CallError {
+    let short = name.strip_prefix(api::INTERFACE).unwrap_or(name);
+    let value = json!({ "error": short.trim_start_matches('.'), "parameters": parameters });
+    match serde_json::from_value(value) {
+        Ok(error) => CallError::Refused(error),
+        Err(_) => {
+            let text = format!("the supervisor answered {name}: {parameters}");
+            CallError::Broken(Fail::new(Status::Failed, text))
+        }
+    }
+}
+
+fn not_running(name: &str) -> Fail {
+    let (service, socket) = units(name);
+    let file = config_file(name);
+    if file.exists() {
+        let text = format!("{name} does not run");
+        let hint = format!("systemctl start {socket} {service}");
+        return Fail::new(Status::NotRunning, text).hint(hint);
+    }
+    let text = format!(
+        "{name} does not run, and there is no app of that name ({} is missing)",
+        file.display()
+    );
+    Fail::new(Status::NoSuchApp, text).hint("to try something out: app-cluster dev")
+}

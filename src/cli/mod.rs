@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line: one verb a file. Results go to stdout, everything else to stderr.
+
+mod check;
+mod client;
+mod dev;
+mod logs;
+mod manage;
+mod reload;
+mod run;
+mod scale;
+mod status;
+mod target;
+
+use crate::config::{Listen, Workers};
+use clap::{Parser, Subcommand};
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use target::Target;
+
+/// Where the configuration files are.
+const CONFIG_DIRECTORY: &str = "/etc/app-cluster";
+/// The app that is meant when none is named.
+const DEFAULT_NAME: &str = "app-cluster";
+
+/// Exit statuses, as app-cluster(1) lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It did not work.
+    Failed = 1,
+    /// The app does not run.
+    NotRunning = 3,
+    /// There is no such app, or no permission.
+    NoSuchApp = 4,
+    /// The configuration cannot be used (EX_CONFIG of sysexits.h).
+    Config = 78,
+}
+
+/// An error that decides about the exit status.
+#[derive(Debug)]
+pub struct Fail {
+    status: Status,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Fail {
+    fn new(status: Status, message: impl Into<String>) -> Fail {
+        Fail {
+            status,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Fail {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<anyhow::Error> for Fail {
+    fn from(error: anyhow::Error) -> Fail {
+        Fail::new(Status::Failed, format!("{error:#}"))
+    }
+}
+
+impl From<std::io::Error> for Fail {
+    fn from(error: std::io::Error) -> Fail {
+        Fail::new(Status::Failed, error.to_string())
+    }
+}
+
+/// Runs an application as N worker processes behind one listening socket.
+#[derive(Debug, Parser)]
+#[command(name = "app-cluster", version, max_term_width = 100, subcommand_required = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Supervise an app in the foreground, without systemd and without root
+    ///
+    /// Without COMMAND it runs the built-in `hello` worker. The first Ctrl-C drains the workers,
+    /// the second kills them. SIGHUP, or `app-cluster reload`, replaces them one by one.
+    Dev(dev::Options),
+    /// Supervise an app as its configuration file says; what the systemd units run
+    Run {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+        /// Configuration file [default: /etc/app-cluster/NAME.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Be a worker: a small HTTP server on the sockets that are passed in
+    Hello,
+    /// Show an app: state, workers, listeners
+    Status {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace all workers by new ones, one by one, without losing a request
+    ///
+    /// Reads the configuration afresh. Returns when every slot runs the new generation; if a new
+    /// worker fails, the old generation serves on and the exit status is 1.
+    Reload {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+    },
+    /// Stop all workers, then start new ones (or, with NAME[SLOT], replace one)
+    ///
+    /// Connections wait in the socket meanwhile. For a new generation that must not run beside the
+    /// old one; otherwise prefer `reload`.
+    Restart {
+        /// The app, or one slot of it: NAME[SLOT]
+        #[arg(default_value = DEFAULT_NAME)]
+        target: Target,
+    },
+    /// Stop an app: drain its workers, end its supervisor, close its sockets
+    Stop {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+        /// Kill the workers instead of draining them (foreground only)
+        #[arg(long)]
+        now: bool,
+    },
+    /// Change the number of workers: N, +N or -N
+    Scale {
+        /// The app
+        name: String,
+        /// How many, or how many more (+N) or fewer (-N)
+        #[arg(allow_hyphen_values = true, value_name = "N|+N|-N")]
+        workers: scale::Change,
+    },
+    /// Show what workers wrote, from the journal
+    Logs(logs::Options),
+    /// Check a configuration file, as a reload would
+    Check {
+        /// A file, or an app
+        #[arg(default_value = DEFAULT_NAME, value_name = "FILE|NAME")]
+        what: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) => {
+            eprintln!("{fail}");
+            ExitCode::from(fail.status as u8)
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<(), Fail> {
+    match verb {
+        Verb::Dev(options) => dev::main(options),
+        Verb::Run { name, config } => run::main(&checked(name)?, config),
+        Verb::Hello => Ok(crate::hello::run()?),
+        Verb::Status { name, json } => status::main(&checked(name)?, json),
+        Verb::Reload { name } => reload::main(&checked(name)?),
+        Verb::Restart { target } => reload::restart(&target),
+        Verb::Stop { name, now } => manage::stop(&checked(name)?, now),
+        Verb::Scale { name, workers } => scale::main(&checked(name)?, workers),
+        Verb::Logs(options) => logs::main(&options),
+        Verb::Check { what, json } => check::main(&what, json),
+    }
+}
+
+fn checked(name: String) -> Result<String, Fail> {
+    match crate::config::valid_name(&name) {
+        Ok(()) => Ok(name),
+        Err(error) => Err(Fail::new(Status::NoSuchApp, error)),
+    }
+}
+
+/// The systemd units of an app: service and socket.
+fn units(name: &str) -> (String, String) {
+    let stem = match name {
+        DEFAULT_NAME => name.to_owned(),
+        _ => format!("{DEFAULT_NAME}@{name}"),
+    };
+    (format!("{stem}.service"), format!("{stem}.socket"))
+}
+
+/// The configuration file of an app.
+fn config_file(name: &str) -> PathBuf {
+    PathBuf::from(CONFIG_DIRECTORY).join(format!("{name}.toml"))
+}

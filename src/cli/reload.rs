@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `app-cluster reload` and `restart`: wait, show progress, tell the truth.
+
+use super::client::{CallError, Client};
+use super::target::Target;
+use super::{Fail, logs};
+use crate::api::{self, Call, Outcome};
+use nix::sys::signal::{SigSet, Signal};
+
+/// Lines of a failed worker that are shown.
+const LAST_LINES: u32 = 20;
+
+pub fn main(name: &str) -> Result<(), Fail> {
+    change(name, &Call::Reload {})
+}
+
+pub fn restart(target: &Target) -> Result<(), Fail> {
+    let slot = target.slot;
+    change(&target.name, &Call::Restart { slot })
+}
+
+fn change(name: &str, call: &Call) -> Result<(), Fail> {
+    detach_on_signals(name)?;
+    let mut client = Client::connect(name)?;
+    let progress = |step: &str| eprintln!("{name} | {step}");
+    match client.call_with_progress::<Outcome>(call, progress) {
+        Ok(outcome) => {
+            println!("{name}: {}", outcome.message);
+            Ok(())
+        }
+        Err(CallError::Refused(error)) => {
+            show_last_lines(&error);
+            Err(CallError::Refused(error).into())
+        }
+        Err(broken) => Err(broken.into()),
+    }
+}
+
+/// What the worker that is to blame wrote last: from the supervisor in the foreground,
+/// else from the journal.
+fn show_last_lines(error: &api::Error) {
+    let (slot, pid, cgroup, known) = match error {
+        api::Error::GenerationFailed {
+            slot,
+            pid,
+            cgroup,
+            last_lines,
+            ..
+        } => (slot, pid, cgroup, last_lines.clone()),
+        api::Error::WorkerFailed {
+            slot, pid, cgroup, ..
+        } => (slot, pid, cgroup, Vec::new()),
+        _ => return,
+    };
+    let Some(pid) = *pid else {
+        return;
+    };
+    let lines = match known.is_empty() {
+        false => known,
+        true => logs::last_lines(pid, cgroup.as_deref(), LAST_LINES),
+    };
+    if lines.is_empty() {
+        return;
+    }
+    eprintln!("last lines of the worker of slot {slot} (pid {pid}):");
+    for line in lines {
+        eprintln!("  | {line}");
+    }
+}
+
+/// Ctrl-C and SIGTERM end this command, not what it has begun. systemd sends SIGTERM to a
+/// reload command when the unit is stopped, and takes an exit status other than 0 for a
+/// failure of the unit.
+fn detach_on_signals(name: &str) -> Result<(), Fail> {
+    let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    mask.thread_block().map_err(std::io::Error::from)?;
+    let name = name.to_owned();
+    std::thread::Builder::new().spawn(move || {
+        let signal = mask.wait();
+        eprintln!("{name} | not waiting any longer; what has begun goes on: app-cluster status {name}");
+        std::process::exit(match signal {
+            Ok(Signal::SIGTERM) => 0,
+            _ => 130,
+        });
+    })?;
+    Ok(())
+}

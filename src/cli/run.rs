@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `app-cluster run NAME`: the supervisor, as systemd starts it.
+
+use super::{Fail, Status, config_file};
+use crate::config::Config;
+use crate::core::Outcome;
+use crate::engine::{
+    Engine, Journal, Level, Listener, Load, Parts, Record, Runtime, Style, Systemd, block_signals,
+    inherit, open, runtime_directory,
+};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// systemd is to try no more than once in this time.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What `run` and `dev` differ in.
+pub struct Setup {
+    /// The app.
+    pub name: String,
+    /// Reads the configuration.
+    pub load: Load,
+    /// What `load` reads, for people.
+    pub config: String,
+    /// Foreground: how worker output is shown.
+    pub style: Option<Style>,
+    /// Called when all is prepared, with what is listened on.
+    pub greet: fn(&str, &[Listener]),
+}
+
+pub fn main(name: &str, config: Option<PathBuf>) -> Result<(), Fail> {
+    let path = config.unwrap_or_else(|| config_file(name));
+    supervise(Setup {
+        name: name.to_owned(),
+        config: path.display().to_string(),
+        load: Box::new(move || Config::load(&path)),
+        style: None,
+        greet: |_, _| {},
+    })
+}
+
+/// Supervises until the end.
+pub fn supervise(setup: Setup) -> Result<(), Fail> {
+    let began = Instant::now();
+    // The order matters: signals, then descriptors, then threads.
+    block_signals()?;
+    let inherited = inherit();
+    let mut journal = Journal::start(&setup.name)?;
+    let (mut systemd, complaint) = Systemd::connect();
+    for complaint in complaint.into_iter().chain(odd_environment()) {
+        journal.log(Record::plain(Level::Warning, complaint));
+    }
+    let prepared = inherited
+        .map_err(Fail::from)
+        .and_then(|inherited| prepare(&setup, inherited));
+    let (first, listeners, runtime, was_inherited) = match prepared {
+        Ok(prepared) => prepared,
+        Err(fail) => {
+            give_up(&fail, &mut systemd, &mut journal, began);
+            return Err(fail);
+        }
+    };
+    (setup.greet)(&setup.name, &listeners);
+    let parts = Parts {
+        name: setup.name,
+        load: setup.load,
+        config: setup.config,
+        first,
+        listeners,
+        inherited: was_inherited,
+        runtime,
+        journal,
+        systemd,
+        style: setup.style,
+    };
+    match Engine::new(parts).and_then(Engine::run)? {
+        Outcome::Stopped => Ok(()),
+        Outcome::StartFailed(blame) => Err(Fail::new(
+            Status::Failed,
+            format!("no worker could be started: {blame}"),
+        )),
+    }
+}
+
+type Prepared = (Config, Vec<Listener>, Runtime, bool);
+
+fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
+    let bad_config = |error: crate::config::ConfigError| {
+        let text = format!("the configuration cannot be used:\n{error}");
+        Fail::new(Status::Config, text)
+    };
+    let first = (setup.load)().map_err(bad_config)?;
+    let wrong = crate::config::check(&first, crate::config::inherited_environment());
+    let errors = wrong.into_iter().filter(|d| d.is_error()).collect::<Vec<_>>();
+    if !errors.is_empty() {
+        let diagnostics = errors;
+        return Err(bad_config(crate::config::ConfigError { diagnostics }));
+    }
+    let was_inherited = !inherited.is_empty();
+    let listeners = match was_inherited {
+        true => inherited,
+        false if first.listen.is_empty() => {
+            let text = "nothing to listen on: systemd passed no socket, and the configuration has no `listen`";
+            let hint = "start it by its units (systemctl start app-cluster.socket), or set listen = [\"0.0.0.0:3000\"]";
+            return Err(Fail::new(Status::Config, text).hint(hint));
+        }
+        false => open(&first.listen)?,
+    };
+    let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
+    Ok((first, listeners, runtime, was_inherited))
+}
+
+/// Says why nothing was started; under systemd not before a second has passed, so that
+/// Restart= is no busy loop while clients wait in the socket.
+fn give_up(fail: &Fail, systemd: &mut Systemd, journal: &mut Journal, began: Instant) {
+    systemd.set_status(&fail.message);
+    if systemd.is_there() {
+        journal.log(Record::plain(Level::Error, fail.to_string()));
+        std::thread::sleep(RETRY_PAUSE.saturating_sub(began.elapsed()));
+    }
+    journal.finish(Duration::from_secs(1));
+}
+
+/// Variables of systemd's that make no sense are said, then ignored.
+fn odd_environment() -> Vec<String> {
+    let mut odd = Vec::new();
+    for name in ["WATCHDOG_USEC", "WATCHDOG_PID"] {
+        if let Some(value) = std::env::var_os(name)
+            && value.to_str().is_none_or(|v| v.parse::<u64>().is_err())
+        {
+            odd.push(format!("{name}={value:?} is not a number: no watchdog"));
+        }
+    }
+    let pid = std::env::var_os("LISTEN_PID");
+    let ours = |v: &std::ffi::OsString| v.to_str() == Some(&std::process::id().to_string());
+    if std::env::var_os("LISTEN_FDS").is_some() && !pid.as_ref().is_some_and(ours) {
+        odd.push(format!(
+            "LISTEN_FDS is set, but LISTEN_PID={:?} is not our pid: the sockets are not for us",
+            pid.unwrap_or_default()
+        ));
+    }
+    odd
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `app-cluster status`.
+
+use super::Fail;
+use super::client::Client;
+use crate::api::{Call, SlotStatus, Status};
+use crate::engine::Style;
+use serde::Deserialize;
+use std::fmt::Write;
+
+#[derive(Deserialize)]
+struct Reply {
+    status: Status,
+}
+
+pub fn main(name: &str, json: bool) -> Result<(), Fail> {
+    let reply: Reply = Client::connect(name)?.call(&Call::GetStatus {})?;
+    if json {
+        let text = serde_json::to_string_pretty(&reply.status).unwrap_or_default();
+        println!("{text}");
+    } else {
+        print!("{}", render(&reply.status, Style::for_stdout().colour));
+    }
+    Ok(())
+}
+
+fn render(status: &Status, colour: bool) -> String {
+    let (glyph, sgr) = match (status.degraded.is_some(), status.state.as_str()) {
+        (true, _) => ("×", 31),
+        (false, "running") => ("●", 32),
+        (false, "reloading") => ("●", 33),
+        (false, _) => ("○", 37),
+    };
+    let glyph = match colour {
+        true => format!("\x1b[{sgr}m{glyph}\x1b[0m"),
+        false => glyph.to_owned(),
+    };
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| {
+        let _ = writeln!(text, "{label:>11}: {value}");
+    };
+    let unit = status.unit.as_deref().unwrap_or("no unit");
+    line("Config", &status.config);
+    line(
+        "State",
+        &format!("{}, generation {}", status.state, status.generation),
+    );
+    line(
+        "Supervisor",
+        &format!("pid {} ({unit}), version {}", status.pid, status.version),
+    );
+    let workers = &status.workers;
+    line(
+        "Workers",
+        &format!("{}/{} ready ({})", workers.ready, workers.desired, workers.source),
+    );
+    for listener in &status.listeners {
+        let waiting = match listener.backlog {
+            Some(waiting) => format!(", {waiting} waiting"),
+            None => String::new(),
+        };
+        let lines = match listener.lines {
+            1 => String::new(),
+            lines => format!(", {lines} sockets"),
+        };
+        line(
+            "Listener",
+            &format!("{} \"{}\"{lines}{waiting}", listener.address, listener.name),
+        );
+    }
+    if let Some(rollout) = &status.rollout {
+        let why = rollout.failure.as_deref().unwrap_or_default();
+        line(
+            "Rollout",
+            &format!(
+                "{} generation {}: {}/{} slots {why}",
+                rollout.stage, rollout.to, rollout.done, rollout.of
+            ),
+        );
+    }
+    if let Some(why) = &status.degraded {
+        line("Degraded", why);
+    }
+    format!("{glyph} {}\n{text}\n{}", status.app, table(&status.slots))
+}
+
+fn table(slots: &[SlotStatus]) -> String {
+    let mut rows = vec![
+        ["SLOT", "STATE", "PID", "GEN", "SINCE", "CPU", "MEMORY", "RESTARTS", "LAST EXIT"]
+            .map(str::to_owned),
+    ];
+    for slot in slots {
+        let dash = || "-".to_owned();
+        rows.push([
+            slot.slot.to_string(),
+            slot.state.clone(),
+            slot.pid.map_or_else(dash, |p| p.to_string()),
+            slot.generation.map_or_else(dash, |g| g.to_string()),
+            slot.since.clone().unwrap_or_else(dash),
+            slot.cpu.map_or_else(dash, |c| format!("{c:.1}s")),
+            slot.memory.map_or_else(dash, mebibytes),
+            slot.restarts.to_string(),
+            slot.last_exit.clone().unwrap_or_else(dash),
+        ]);
+        for other in &slot.draining {
+            rows.push([
+                String::new(),
+                other.state.clone(),
+                other.pid.map_or_else(dash, |p| p.to_string()),
+                other.generation.to_string(),
+                other.since.clone(),
+                dash(),
+                dash(),
+                String::new(),
+                String::new(),
+            ]);
+        }
+    }
+    let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..9).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<String> = cells.map(|(cell, w)| format!("{cell:<w$}")).collect();
+        let _ = writeln!(text, "  {}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1}M", bytes as f64 / 1024.0 / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn example() -> Status {
+        serde_json::from_value(json!({
+            "app": "web", "version": "0.1.0", "pid": 17, "unit": "app-cluster@web.service",
+            "config": "/etc/app-cluster/web.toml", "state": "reloading", "generation": 7,
+            "workers": { "desired": 2, "ready": 1, "source": "workers = 2" },
+            "listeners": [
+                { "name": "http", "address": "[::]:3000", "lines": 1, "backlog": 3 },
+                { "name": "admin", "address": "unix:/run/web.sock", "lines": 1, "backlog": null },
+            ],
+            "slots": [
+                {
+                    "slot": 0, "worker": 9, "pid": 210, "state": "ready", "generation": 8,
+                    "since": "2026-11-21T09:02:11Z", "cpu": 1.25, "memory": 106_220_000,
+                    "restarts": 2, "last_exit": "was killed by SIGSEGV", "status": "fine",
+                    "draining": [{
+                        "worker": 3, "pid": 187, "state": "draining", "generation": 7,
+                        "since": "2026-11-21T09:02:10Z",
+                    }],
+                },
+                {
+                    "slot": 1, "worker": null, "pid": null, "state": "backoff",
+                    "generation": null, "since": null, "cpu": null, "memory": null,
+                    "restarts": 11, "last_exit": "exited with status 1", "status": null,
+                    "draining": [],
+                },
+            ],
+            "rollout": { "to": 8, "stage": "advancing", "done": 1, "of": 2, "failure": null },
+            "degraded": "slot 1: exited with status 1",
+            "counters": {
+                "notify_refused": 0, "notify_garbage": 0, "log_dropped": 0, "systemd_dropped": 0,
+            },
+        }))
+        .expect("a status")
+    }
+
+    #[test]
+    fn looks_like_this() {
+        insta::assert_snapshot!(render(&example(), false), @"");
+    }
+}
