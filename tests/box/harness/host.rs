@@ -46,7 +46,7 @@ impl Host {
         }
         let guard = File::create(cache.join("run/guard"))?;
         guard.lock()?;
-        end_abandoned(&cache.join("run"), &hierarchies)?;
+        end_abandoned(&cache, &hierarchies)?;
         let id = format!("appc-{}-{}", std::process::id(), start_time()?);
         let alive = File::create(cache.join("run").join(format!("{id}.lock")))?;
         alive.lock()?;
@@ -126,45 +126,61 @@ fn remove_cgroup(dir: &Path) -> bool {
     fs::remove_dir(dir).is_ok()
 }
 
-/// Ends the boxes of runs that died without doing so. Call it with the guard
-/// locked: a lock file that is not locked then has no owner.
-fn end_abandoned(run: &Path, hierarchies: &[PathBuf]) -> Result<()> {
-    for entry in fs::read_dir(run)?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(id) = name
-            .strip_suffix(".lock")
-            .filter(|id| id.starts_with("appc-"))
-        else {
+/// Ends the boxes of runs that died without doing so, and what they left. Call
+/// it with the guard locked: a lock file that is not locked then has no owner.
+fn end_abandoned(cache: &Path, hierarchies: &[PathBuf]) -> Result<()> {
+    for lock in entries(&cache.join("run"), "appc-") {
+        let name = lock
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let Some(id) = name.strip_suffix(".lock") else {
             continue;
         };
-        if File::open(entry.path())?.try_lock().is_err() {
+        if File::open(&lock)?.try_lock().is_err() {
             continue;
         }
         let prefix = format!("{id}-");
-        let of_it = |e: &fs::DirEntry| e.file_name().to_string_lossy().starts_with(&prefix);
-        let dirs = hierarchies
+        let cgroups: Vec<_> = hierarchies
             .iter()
-            .flat_map(|h| fs::read_dir(h).into_iter().flatten().flatten());
-        let dirs: Vec<_> = dirs.filter(of_it).map(|e| e.path()).collect();
-        remove_cgroups(&dirs);
-        fs::remove_file(entry.path())?;
+            .flat_map(|h| entries(h, &prefix))
+            .collect();
+        remove_cgroups(&cgroups);
+        for console in entries(&cache.join("log"), &prefix) {
+            let _ = fs::remove_file(console);
+        }
+        // nspawn removes it itself unless it is killed.
+        for empty in entries(Path::new("/run/systemd/nspawn/propagate"), &prefix) {
+            let _ = fs::remove_dir(empty);
+        }
+        fs::remove_file(lock)?;
     }
     Ok(())
 }
 
+/// What in `dir` has a name that begins with `prefix`.
+fn entries(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let all = fs::read_dir(dir).into_iter().flatten().flatten();
+    let named = all.filter(|e| e.file_name().to_string_lossy().starts_with(prefix));
+    named.map(|e| e.path()).collect()
+}
+
 /// The cgroup directories to make boxes in: cgroup2, and v1's `name=systemd`
-/// where it exists (mountinfo(5): mount point is field 5, after " - " come
-/// type, source, options).
+/// where it exists; each once (proc_pid_mountinfo(5): field 3 is the device,
+/// field 5 the mount point, after " - " come type, source, options).
 fn hierarchies(mountinfo: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+    let (mut found, mut devices) = (Vec::new(), Vec::new());
     for line in mountinfo.lines() {
         let Some((mount, fs)) = line.split_once(" - ") else {
             continue;
         };
         let named = fs.starts_with("cgroup ") && fs.split(',').any(|o| o == "name=systemd");
         let wanted = fs.starts_with("cgroup2 ") || named;
-        if let (true, Some(point)) = (wanted, mount.split(' ').nth(4)) {
-            found.push(PathBuf::from(point));
+        let fields: Vec<_> = mount.split(' ').collect();
+        if wanted && fields.len() > 4 && !devices.contains(&fields[2]) {
+            devices.push(fields[2]);
+            found.push(PathBuf::from(fields[4]));
         }
     }
     ensure!(!found.is_empty(), "no cgroup file system is mounted");

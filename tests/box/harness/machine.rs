@@ -206,7 +206,8 @@ impl TestBox {
         let script = "exec 2>&1; set +e; journalctl --sync
             echo '--- units'; systemctl --no-pager --full -n 0 status 'app-cluster*'
             echo '--- failed'; systemctl --no-pager --failed --plain --no-legend
-            echo '--- journal'; journalctl --no-pager -n 80 -o short-precise";
+            echo '--- journal since boot, the end of it'
+            journalctl --no-pager -o short-precise | sed '1,/Startup finished in/d' | tail -n 100";
         let told = self
             .start(&["sh", "-c", script], b"", Duration::from_secs(20))
             .wait();
@@ -287,10 +288,14 @@ impl Drop for TestBox {
 /// The command that boots box `name`: a shell that enters the cgroups, then
 /// becomes nspawn, so that nspawn starts where it shall stay.
 fn nspawn(name: &str, root: &Path, deb: &Path, cgroups: &[PathBuf]) -> Command {
-    let mut command = Command::new("sh");
+    // Should this process be killed, nspawn is told to shut the box down.
+    let mut command = Command::new("setpriv");
     let enter = "while [ \"$1\" != -- ]; do echo $$ >\"$1/cgroup.procs\" || exit 1; shift; done
                  shift; exec systemd-nspawn \"$@\"";
-    command.args(["-c", enter, "sh"]).args(cgroups).arg("--");
+    command
+        .args(["--pdeathsig", "TERM", "sh", "-c", enter, "sh"])
+        .args(cgroups)
+        .arg("--");
     command
         .arg("-q")
         .arg("-D")

@@ -12,10 +12,14 @@ use super::command::helper;
 use super::host::Host;
 
 /// What a minimal Debian lacks to be booted and looked into, and then the
-/// third-party programs that tests run as workers. Changing this list builds
-/// new roots beside the old.
+/// third-party programs that tests run as workers. Changing this list (or
+/// [`HOOK`]) builds new roots beside the old.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,procps,curl,python3,strace,\
                         nodejs,gunicorn,python3-uvicorn,ruby,puma";
+
+/// Takes away what is this machine's (its name, which mmdebstrap copies) and
+/// what systemd would do at some time of the day.
+const HOOK: &str = r#"rm -f "$1"/etc/hostname "$1"/etc/systemd/system/timers.target.wants/*"#;
 
 /// A Debian release to boot.
 #[derive(Debug, Clone)]
@@ -28,7 +32,7 @@ impl Root {
     /// The cached root of `suite`; built first when there is none. Other runs
     /// that want the same one wait for it.
     pub fn get(host: &Host, suite: &'static str) -> Result<Self> {
-        let key = format!("{suite}-{:016x}", fnv1a(PACKAGES.as_bytes()));
+        let key = format!("{suite}-{:016x}", fnv1a(&[PACKAGES, HOOK].concat()));
         let dir = host.cache().join("roots").join(&key);
         if !dir.exists() {
             let lock = File::create(host.cache().join("roots").join(format!("{key}.lock")))?;
@@ -59,10 +63,9 @@ fn build(suite: &str, dir: &Path) -> Result<()> {
     let name = part
         .to_str()
         .context("the cache directory's name is not UTF-8")?;
-    if part.exists() {
-        fs::remove_dir_all(&part)?;
-    }
+    remove(name)?;
     let include = format!("--include={PACKAGES}");
+    let hook = format!("--customize-hook={HOOK}");
     let argv = [
         "mmdebstrap",
         "--quiet",
@@ -70,22 +73,30 @@ fn build(suite: &str, dir: &Path) -> Result<()> {
         &include,
         // Mirrors may hold a snapshot.
         "--aptopt=Acquire::Check-Valid-Until \"false\"",
-        // Nothing that systemd would do at some time of the day.
-        "--customize-hook=rm -f \"$1\"/etc/systemd/system/timers.target.wants/*",
+        &hook,
         suite,
         name,
     ];
     if let Err(error) = helper(&argv, Duration::from_secs(600)) {
-        let _ = fs::remove_dir_all(&part);
+        let _ = remove(name);
         return Err(error);
     }
     fs::rename(&part, dir)?;
     Ok(())
 }
 
+/// Deletes a root that is not whole, but nothing that may be mounted in it.
+fn remove(part: &str) -> Result<()> {
+    helper(
+        &["rm", "-rf", "--one-file-system", part],
+        Duration::from_secs(60),
+    )
+    .map(drop)
+}
+
 /// 64-bit FNV-1a: the same in each version of the compiler, as a name in a
 /// cache has to be.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+fn fnv1a(text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
