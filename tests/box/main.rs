@@ -19,6 +19,7 @@
 
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
+mod itself;
 mod package;
 mod units;
 
@@ -34,7 +35,7 @@ const AT_ONCE: usize = 2;
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.unwrap_or(AT_ONCE).clamp(1, AT_ONCE));
-    let tests = [units::TESTS, package::TESTS].concat();
+    let tests = [itself::TESTS, units::TESTS, package::TESTS].concat();
     if args.list {
         let all = SUITES
             .iter()

@@ -9,6 +9,8 @@ use std::time::Duration;
 use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How a command ended.
 #[derive(Debug, Clone)]
@@ -71,25 +73,23 @@ pub struct Task {
 }
 
 impl Task {
-    /// Starts `argv` on this machine with `stdin`, to be killed after `limit`
-    /// (whole seconds). `command` is its name in messages.
+    /// Starts `argv` on this machine with `stdin`. `command` is its name in
+    /// messages. `argv` has to bring its own end: see [`within`].
     ///
     /// Output goes to files and not through pipes: what the command leaves in
     /// the background cannot hold up whoever waits for it.
-    pub fn start(command: &str, argv: &[&str], stdin: &[u8], limit: Duration) -> Result<Self> {
+    pub fn start(command: &str, argv: &[&str], stdin: &[u8]) -> Result<Self> {
         let mut input = tempfile::tempfile()?;
         input.write_all(stdin)?;
         input.rewind()?;
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
-        // timeout(1) puts the command in a process group and ends all of it.
-        let child = Command::new("timeout")
-            .args(["--kill-after=2", &limit.as_secs().max(1).to_string()])
-            .args(argv)
+        let child = Command::new(argv[0])
+            .args(&argv[1..])
             .stdin(input)
             .stdout(stdout.try_clone()?)
             .stderr(stderr.try_clone()?)
             .spawn()
-            .context("timeout(1) does not start")?;
+            .with_context(|| format!("{} does not start", argv[0]))?;
         Ok(Self {
             command: command.to_string(),
             child,
@@ -122,10 +122,12 @@ impl Task {
     }
 
     fn terminate(&mut self) {
-        // timeout(1) passes the signal on to what it runs.
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         if self.is_running() {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            // nsenter waits for its child, timeout(1), and would die without
+            // telling it; timeout passes the signal on to what it runs.
+            let own = self.child.id();
+            let pid = first_child(own).unwrap_or(own);
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
         }
     }
 
@@ -161,10 +163,24 @@ fn text(file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// The words that put an end to a command after `seconds`: SIGTERM to its
+/// process group, two seconds later SIGKILL.
+pub fn within(seconds: &str) -> [&str; 3] {
+    ["timeout", "--kill-after=2", seconds]
+}
+
+/// The oldest child of a process (proc_pid_task_children(5)).
+pub fn first_child(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
 /// Runs a helper of the harness on this machine and gives its output; an error
 /// holds its last lines.
 pub fn helper(argv: &[&str], limit: Duration) -> Result<String> {
-    let out = Task::start(&argv.join(" "), argv, b"", limit)?.wait();
+    let seconds = limit.as_secs().to_string();
+    let bounded = [&within(&seconds), argv].concat();
+    let out = Task::start(&argv.join(" "), &bounded, b"")?.wait();
     anyhow::ensure!(out.code == 0, "{}", tail(&out.to_string(), 12));
     Ok(out.stdout)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::command::{Output, Task, tail};
+use super::command::{Output, Task, first_child, tail, within};
 use super::host::{Host, remove_cgroups};
 use super::root::Root;
 
@@ -236,8 +236,11 @@ impl TestBox {
             "SYSTEMD_COLORS=0",
         ]);
         line.extend(["DEBIAN_FRONTEND=noninteractive"]);
+        // Inside, where it outlives the nsenter that started it.
+        let seconds = limit.as_secs().max(1).to_string();
+        line.extend(within(&seconds));
         line.extend(argv);
-        Task::start(&argv.join(" "), &line, stdin, limit).expect("a command can be started")
+        Task::start(&argv.join(" "), &line, stdin).expect("a command can be started")
     }
 
     fn wait_for_boot(&mut self) -> Result<()> {
@@ -320,10 +323,4 @@ fn nspawn(name: &str, root: &Path, deb: &Path, cgroups: &[PathBuf]) -> Command {
     command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
     command.stdin(Stdio::null());
     command
-}
-
-/// The oldest child of a process (proc_pid_task_children(5)).
-fn first_child(pid: u32) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok()
 }
