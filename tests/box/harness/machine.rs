@@ -203,6 +203,10 @@ impl TestBox {
 
     /// What the box knows about a failure.
     pub fn diagnosis(&self) -> String {
+        let title = format!("--- box {} ({})\n", self.name, self.suite);
+        if !is_init(self.leader) {
+            return format!("{title}it is gone\n{}", self.console_tail());
+        }
         let script = "exec 2>&1; set +e; journalctl --sync
             echo '--- units'; systemctl --no-pager --full -n 0 status 'app-cluster*'
             echo '--- failed'; systemctl --no-pager --failed --plain --no-legend
@@ -223,6 +227,11 @@ impl TestBox {
     }
 
     fn start(&self, argv: &[&str], stdin: &[u8], limit: Duration) -> Task {
+        assert!(
+            is_init(self.leader),
+            "the box is gone\n{}",
+            self.console_tail()
+        );
         let leader = self.leader.to_string();
         let mut line = vec!["nsenter", "-t", &leader];
         line.extend([
@@ -252,7 +261,7 @@ impl TestBox {
             }
             self.leader = first_child(self.nspawn.id()).unwrap_or(0);
             let up = format!("/proc/{}/root/run/systemd/private", self.leader);
-            if self.leader != 0 && Path::new(&up).exists() {
+            if is_init(self.leader) && Path::new(&up).exists() {
                 let asked = self.run(&["systemctl", "is-system-running", "--wait"]);
                 state = asked.stdout.trim().to_string();
                 if state == "running" || state == "degraded" {
@@ -323,4 +332,20 @@ fn nspawn(name: &str, root: &Path, deb: &Path, cgroups: &[PathBuf]) -> Command {
     command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
     command.stdin(Stdio::null());
     command
+}
+
+/// Whether a process is the PID 1 of a container (proc_pid_status(5), NSpid:
+/// its id here, then in each namespace inward).
+///
+/// Asked before each command: nspawn's first child is not in the container yet
+/// and has this machine's files, and an id may be used again after the end of
+/// the box. A command meant for the box would be run on this machine.
+fn is_init(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let ids = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))
+        .unwrap_or_default();
+    let ids: Vec<_> = ids.split_whitespace().collect();
+    ids.len() > 1 && ids.last() == Some(&"1")
 }
