@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The unit files, as systemd reads them.
 
-use crate::harness::{Test, TestBox, test};
+use std::time::Duration;
+
+use crate::harness::{Test, TestBox, scale, test};
 
 pub const TESTS: &[Test] = &[
     test!(verify_says_nothing),
     test!(plain_and_template_agree),
     test!(sandbox_lets_an_application_live),
     test!(socket_file_is_for_its_group),
+    test!(crash_loop_leaves_the_socket_open),
 ];
 
 /// systemd warns about a key it does not know and goes on, with exit code 0:
@@ -93,4 +96,23 @@ fn socket_file_is_for_its_group(b: &TestBox) {
         .run(&["stat", "-c", "%U %G %a", "/run/app-cluster/shop.sock"])
         .ok();
     assert_eq!(file, "app-cluster app-cluster 660");
+}
+
+/// Neither the start limit (5 in 10 s) nor the socket's trigger limit (20 in
+/// 2 s) may close the port while clients wait and the service cannot start.
+fn crash_loop_leaves_the_socket_open(b: &TestBox) {
+    let drop_in = "[Service]\nType=exec\nExecStart=\nExecStart=/usr/bin/false\n";
+    b.write(
+        "/etc/systemd/system/app-cluster.service.d/test.conf",
+        drop_in,
+    );
+    b.run(&["systemctl", "daemon-reload"]).ok();
+    let mut client = b.spawn("curl -s http://localhost:3000/", Duration::from_secs(60));
+    let starts = scale(100, 25);
+    let restarts = || b.show("app-cluster.service", "NRestarts").parse::<usize>();
+    b.wait_for("restarts", Duration::from_secs(50), || {
+        restarts().is_ok_and(|n| n >= starts)
+    });
+    assert_eq!(b.show("app-cluster.socket", "SubState"), "running");
+    assert!(client.is_running(), "{}", client.wait());
 }
