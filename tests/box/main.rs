@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tests of the installed package on real systemd, in containers.
+//!
+//!     make deb && cargo test --test box                  # both Debian releases
+//!     cargo test --test box -- trixie::upgrade           # some of one
+//!
+//! Needs root and, for the first run, a Debian mirror; where boxes cannot run,
+//! the tests count as ignored and the reason is printed.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `APPC_DEB` | the package to test; else the newest in `target/debian` |
+//! | `APPC_FULL=1` | full counts instead of reduced ones |
+//! | `APPC_BOX_REQUIRE=1` | fail where boxes cannot run |
+//! | `APPC_BOX_NO_INSTALL=1` | do not install systemd-nspawn and mmdebstrap |
+//!
+//! Roots are kept in `~/.cache/app-cluster/box/roots` and may be deleted at any
+//! time when no test runs.
+
+#[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
+mod harness;
+mod itself;
+mod package;
+mod units;
+
+use std::process::ExitCode;
+
+use harness::{Host, Root, SUITES, Test};
+use libtest_mimic::{Arguments, Trial};
+
+/// At most this many boxes at once: more of them than processors makes every
+/// bound in the tests a matter of luck.
+const AT_ONCE: usize = 2;
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    args.test_threads = Some(args.test_threads.unwrap_or(AT_ONCE).clamp(1, AT_ONCE));
+    let tests = [itself::TESTS, units::TESTS, package::TESTS].concat();
+    if args.list {
+        let all = SUITES
+            .iter()
+            .flat_map(|s| tests.iter().map(|t| harness::ignored(s, *t)));
+        return libtest_mimic::run(&args, all.collect()).exit_code();
+    }
+    harness::keep_panics_for_the_report();
+    // Alive until the end: tests hold on to it, and so does its lock.
+    let host: &'static _ = Box::leak(Box::new(Host::prepare()));
+    let mut trials = Vec::new();
+    let mut reasons = Vec::new();
+    for suite in SUITES.iter().filter(|suite| wanted(&args, suite, &tests)) {
+        let root = match host {
+            Ok(host) => Root::get(host, suite).map(|root| (host, root)),
+            Err(why) => Err(anyhow::anyhow!("{why:#}")),
+        };
+        match root {
+            Ok((host, root)) => trials.extend(run_all(host, &root, &tests)),
+            Err(why) => {
+                reasons.push(format!("{suite}: {why:#}"));
+                trials.extend(tests.iter().map(|test| harness::ignored(suite, *test)));
+            }
+        }
+    }
+    for reason in &reasons {
+        eprintln!("box: tests ignored, {reason}");
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    if let Ok(host) = host {
+        host.finish();
+    }
+    if !reasons.is_empty() && std::env::var_os("APPC_BOX_REQUIRE").is_some() {
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn run_all(host: &'static Host, root: &Root, tests: &[Test]) -> Vec<Trial> {
+    tests
+        .iter()
+        .map(|test| harness::trial(host, root.clone(), *test))
+        .collect()
+}
+
+/// Whether the name given on the command line is that of a test in `suite`: a
+/// root takes a minute to build.
+fn wanted(args: &Arguments, suite: &str, tests: &[Test]) -> bool {
+    let Some(filter) = &args.filter else {
+        return true;
+    };
+    tests
+        .iter()
+        .any(|test| format!("{suite}::{}", test.name).contains(filter))
+}

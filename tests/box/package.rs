@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The Debian package: what installing, upgrading, removing and purging do.
+
+use crate::harness::{Test, TestBox, test};
+
+pub const TESTS: &[Test] = &[
+    test!(bare files_are_where_they_belong),
+    test!(socket_listens_after_install),
+    test!(upgrade_restarts_only_what_runs),
+    test!(upgrade_respects_a_disabled_socket),
+    test!(remove_stops_everything),
+    test!(purge_leaves_nothing),
+    test!(reinstall_after_remove),
+];
+
+fn files_are_where_they_belong(b: &TestBox) {
+    assert_eq!(
+        b.sh("id app-cluster").fails().stdout,
+        "",
+        "the user is there already"
+    );
+    b.install();
+    for (path, wanted) in [
+        ("/usr/bin/app-cluster", "root root 755"),
+        (
+            "/usr/lib/systemd/system/app-cluster.service",
+            "root root 644",
+        ),
+        (
+            "/usr/lib/systemd/system/app-cluster@.socket",
+            "root root 644",
+        ),
+        ("/usr/share/doc/app-cluster/copyright", "root root 644"),
+        (
+            "/usr/share/doc/app-cluster/changelog.Debian.gz",
+            "root root 644",
+        ),
+        ("/etc/app-cluster/app-cluster.toml", "root root 644"),
+        ("/run/app-cluster", "root root 755"),
+        ("/var/lib/app-cluster", "app-cluster app-cluster 750"),
+    ] {
+        assert_eq!(
+            b.run(&["stat", "-c", "%U %G %a", path]).ok(),
+            wanted,
+            "{path}"
+        );
+    }
+    let conffiles = b.sh("dpkg-query -W -f '${Conffiles}' app-cluster").ok();
+    assert!(
+        conffiles.contains(" /etc/app-cluster/app-cluster.toml "),
+        "{conffiles}"
+    );
+    let user = b.sh("getent passwd app-cluster").ok();
+    assert!(
+        user.ends_with(":/var/lib/app-cluster:/usr/sbin/nologin"),
+        "{user}"
+    );
+    b.sh("dpkg -V app-cluster | tee /dev/stderr | wc -l | grep -x 0")
+        .ok();
+}
+
+fn socket_listens_after_install(b: &TestBox) {
+    assert_eq!(
+        b.run(&["systemctl", "is-enabled", "app-cluster.socket"])
+            .ok(),
+        "enabled"
+    );
+    assert_eq!(b.show("app-cluster.socket", "SubState"), "listening");
+    // One socket for both families, with the kernel's longest queue.
+    let line = b.sh("ss -Hltn 'sport = :3000'").ok();
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let somaxconn = b.read("/proc/sys/net/core/somaxconn");
+    assert_eq!(
+        fields[..4],
+        ["LISTEN", "0", somaxconn.trim(), "*:3000"],
+        "{line}"
+    );
+    assert_eq!(b.show("app-cluster.service", "ActiveState"), "inactive");
+    assert_eq!(b.show("app-cluster.service", "UnitFileState"), "disabled");
+}
+
+/// Lets the services run without a supervisor: these tests are about dpkg.
+fn stand_in(b: &TestBox) {
+    let text = "[Service]\nType=exec\nWatchdogSec=0\nExecStart=\nExecStart=/usr/bin/sleep 600\n";
+    for unit in ["app-cluster.service", "app-cluster@.service"] {
+        b.write(&format!("/etc/systemd/system/{unit}.d/test.conf"), text);
+    }
+    b.run(&["systemctl", "daemon-reload"]).ok();
+}
+
+/// What changes when a unit is stopped or started, whatever it is now.
+fn life(b: &TestBox, unit: &str) -> String {
+    b.show(unit, "InvocationID")
+}
+
+fn upgrade_restarts_only_what_runs(b: &TestBox) {
+    stand_in(b);
+    b.run(&["systemctl", "start", "app-cluster@shop.service"])
+        .ok();
+    let service = life(b, "app-cluster@shop.service");
+    let units = ["app-cluster.socket", "app-cluster@shop.socket"];
+    let sockets = units.map(|unit| life(b, unit));
+    b.install_file(&b.repack("99.0"));
+    assert_eq!(b.show("app-cluster@shop.service", "ActiveState"), "active");
+    assert_ne!(
+        life(b, "app-cluster@shop.service"),
+        service,
+        "old binary still runs"
+    );
+    assert_eq!(
+        units.map(|unit| life(b, unit)),
+        sockets,
+        "a socket was closed"
+    );
+    assert_eq!(b.show("app-cluster.service", "ActiveState"), "inactive");
+}
+
+fn upgrade_respects_a_disabled_socket(b: &TestBox) {
+    b.sh("systemctl disable --now app-cluster.socket").ok();
+    b.sh("echo '# mine' >>/etc/app-cluster/app-cluster.toml")
+        .ok();
+    b.install_file(&b.repack("99.0"));
+    assert_eq!(b.show("app-cluster.socket", "UnitFileState"), "disabled");
+    assert_eq!(b.show("app-cluster.socket", "ActiveState"), "inactive");
+    assert!(
+        b.read("/etc/app-cluster/app-cluster.toml")
+            .ends_with("# mine\n")
+    );
+}
+
+fn remove_stops_everything(b: &TestBox) {
+    stand_in(b);
+    b.sh("systemctl start app-cluster@shop.service app-cluster@mail.socket app-cluster.service")
+        .ok();
+    b.run(&["dpkg", "-r", "app-cluster"]).ok();
+    let list = "systemctl list-units --plain --no-legend --state=active,failed 'app-cluster*'";
+    assert_eq!(b.sh(list).ok(), "");
+    assert_eq!(b.sh("ss -Hltn 'sport = :3000'").ok(), "");
+    assert!(
+        b.exists("/etc/app-cluster/app-cluster.toml"),
+        "removed is not purged"
+    );
+    assert!(b.exists("/var/lib/app-cluster"), "removed is not purged");
+}
+
+fn purge_leaves_nothing(b: &TestBox) {
+    b.sh("systemctl enable app-cluster.service app-cluster@shop.socket app-cluster@shop.service")
+        .ok();
+    b.write("/var/lib/app-cluster/data", "of an application");
+    b.run(&["dpkg", "-P", "app-cluster"]).ok();
+    let left =
+        b.sh("find / /run -xdev -name '*app-cluster*' -not -path '/run/app-cluster-test.deb'");
+    assert_eq!(left.ok(), "");
+    assert_eq!(b.sh("systemctl --failed --plain --no-legend").ok(), "");
+}
+
+fn reinstall_after_remove(b: &TestBox) {
+    b.run(&["dpkg", "-r", "app-cluster"]).ok();
+    b.install();
+    assert_eq!(b.show("app-cluster.socket", "UnitFileState"), "enabled");
+    assert_eq!(b.show("app-cluster.socket", "SubState"), "listening");
+}
