@@ -65,7 +65,10 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         eprintln!("app-cluster: cannot enter {}: {error}", cgroup.display());
     }
     if let Err(error) = std::env::set_current_dir(&directory) {
-        eprintln!("app-cluster: cannot use directory {}: {error}", directory.display());
+        eprintln!(
+            "app-cluster: cannot use directory {}: {error}",
+            directory.display()
+        );
         exit(EXIT_CHDIR);
     }
     let mut command = Command::new(&program);

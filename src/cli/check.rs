@@ -18,7 +18,10 @@ pub fn main(what: &str, json: bool) -> Result<(), Fail> {
     let errors = found.iter().filter(|d| d.is_error()).count();
     if json {
         let file = path.display().to_string();
-        println!("{}", json!({ "file": file, "ok": errors == 0, "diagnostics": found }));
+        println!(
+            "{}",
+            json!({ "file": file, "ok": errors == 0, "diagnostics": found })
+        );
     } else {
         for diagnostic in &found {
             eprintln!("{diagnostic}");

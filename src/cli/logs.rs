@@ -75,7 +75,10 @@ impl Workers {
         let cgroup = text(entry, "_SYSTEMD_CGROUP").map(|c| Source::Cgroup(c, run.clone()));
         let pid = text(entry, "_PID").map(|p| Source::Pid(p, run));
         let known = cgroup.into_iter().chain(pid);
-        known.filter_map(|source| self.0.get(&source)).next().copied()
+        known
+            .filter_map(|source| self.0.get(&source))
+            .next()
+            .copied()
     }
 }
 
@@ -94,7 +97,9 @@ pub fn main(options: &Options) -> Result<(), Fail> {
     if let Some(since) = &options.since {
         arguments.extend(["--since", since]);
     }
-    let wanted = options.lines.unwrap_or(if options.follow { 10 } else { 1000 });
+    let wanted = options
+        .lines
+        .unwrap_or(if options.follow { 10 } else { 1000 });
     let history = collect(&journalctl(&arguments), app, options, &mut workers, wanted)?;
     let mut cursor = None;
     for entry in &history {

@@ -84,7 +84,12 @@ impl From<std::io::Error> for Fail {
 
 /// Runs an application as N worker processes behind one listening socket.
 #[derive(Debug, Parser)]
-#[command(name = "app-cluster", version, max_term_width = 100, subcommand_required = true)]
+#[command(
+    name = "app-cluster",
+    version,
+    max_term_width = 100,
+    subcommand_required = true
+)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

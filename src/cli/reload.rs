@@ -77,7 +77,9 @@ fn detach_on_signals(name: &str) -> Result<(), Fail> {
     let name = name.to_owned();
     std::thread::Builder::new().spawn(move || {
         let signal = mask.wait();
-        eprintln!("{name} | not waiting any longer; what has begun goes on: app-cluster status {name}");
+        eprintln!(
+            "{name} | not waiting any longer; what has begun goes on: app-cluster status {name}"
+        );
         std::process::exit(match signal {
             Ok(Signal::SIGTERM) => 0,
             _ => 130,

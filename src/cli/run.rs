@@ -91,7 +91,10 @@ fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
     };
     let first = (setup.load)().map_err(bad_config)?;
     let wrong = crate::config::check(&first, crate::config::inherited_environment());
-    let errors = wrong.into_iter().filter(|d| d.is_error()).collect::<Vec<_>>();
+    let errors = wrong
+        .into_iter()
+        .filter(|d| d.is_error())
+        .collect::<Vec<_>>();
     if !errors.is_empty() {
         let diagnostics = errors;
         return Err(bad_config(crate::config::ConfigError { diagnostics }));

@@ -52,7 +52,10 @@ fn render(status: &Status, colour: bool) -> String {
     let workers = &status.workers;
     line(
         "Workers",
-        &format!("{}/{} ready ({})", workers.ready, workers.desired, workers.source),
+        &format!(
+            "{}/{} ready ({})",
+            workers.ready, workers.desired, workers.source
+        ),
     );
     for listener in &status.listeners {
         let waiting = match listener.backlog {
@@ -69,11 +72,12 @@ fn render(status: &Status, colour: bool) -> String {
         );
     }
     if let Some(rollout) = &status.rollout {
-        let why = rollout.failure.as_deref().unwrap_or_default();
+        let why = rollout.failure.as_ref();
+        let why = why.map_or_else(String::new, |why| format!("; {why}"));
         line(
             "Rollout",
             &format!(
-                "{} generation {}: {}/{} slots {why}",
+                "{} generation {}: {}/{} slots{why}",
                 rollout.stage, rollout.to, rollout.done, rollout.of
             ),
         );
@@ -86,8 +90,18 @@ fn render(status: &Status, colour: bool) -> String {
 
 fn table(slots: &[SlotStatus]) -> String {
     let mut rows = vec![
-        ["SLOT", "STATE", "PID", "GEN", "SINCE", "CPU", "MEMORY", "RESTARTS", "LAST EXIT"]
-            .map(str::to_owned),
+        [
+            "SLOT",
+            "STATE",
+            "PID",
+            "GEN",
+            "SINCE",
+            "CPU",
+            "MEMORY",
+            "RESTARTS",
+            "LAST EXIT",
+        ]
+        .map(str::to_owned),
     ];
     for slot in slots {
         let dash = || "-".to_owned();
@@ -173,6 +187,21 @@ mod tests {
 
     #[test]
     fn looks_like_this() {
-        insta::assert_snapshot!(render(&example(), false), @"");
+        insta::assert_snapshot!(render(&example(), false), @r#"
+        × web
+             Config: /etc/app-cluster/web.toml
+              State: reloading, generation 7
+         Supervisor: pid 17 (app-cluster@web.service), version 0.1.0
+            Workers: 1/2 ready (workers = 2)
+           Listener: [::]:3000 "http", 3 waiting
+           Listener: unix:/run/web.sock "admin"
+            Rollout: advancing generation 8: 1/2 slots
+           Degraded: slot 1: exited with status 1
+
+          SLOT  STATE     PID  GEN  SINCE                 CPU   MEMORY  RESTARTS  LAST EXIT
+          0     ready     210  8    2026-11-21T09:02:11Z  1.2s  101.3M  2         was killed by SIGSEGV
+                draining  187  7    2026-11-21T09:02:10Z  -     -
+          1     backoff   -    -    -                     -     -       11        exited with status 1
+        "#);
     }
 }

@@ -123,7 +123,11 @@ fn about_worker(transition: &Transition) -> Record {
             requested,
         } => {
             let name = format!("slot {slot}: worker {}", pid.unwrap_or_default());
-            let level = if *requested { Level::Info } else { Level::Warning };
+            let level = if *requested {
+                Level::Info
+            } else {
+                Level::Warning
+            };
             let asked = if *requested { ", as requested" } else { "" };
             let text = format!("{name} {exit}{asked}");
             let record = with_id(level, text, id::WORKER_EXITED);
@@ -169,7 +173,10 @@ pub fn progress(generation: u64, step: &RolloutStep) -> String {
         }
         RolloutStep::Failed(blame) => format!("generation {generation} failed: {blame}"),
         RolloutStep::Finished { took } => {
-            format!("generation {generation} is rolled out, in {:.1}s", took.as_secs_f64())
+            format!(
+                "generation {generation} is rolled out, in {:.1}s",
+                took.as_secs_f64()
+            )
         }
         RolloutStep::Undone { serving, note } => match note {
             None => format!("generation {serving} serves on, untouched"),

@@ -7,11 +7,11 @@ use listenfd::ListenFd;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 // The second is used by the expansion of the first.
-use nix::{getsockopt_impl, sockopt_impl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname,
     getsockopt, listen, setsockopt, socket, sockopt,
 };
+use nix::{getsockopt_impl, sockopt_impl};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;

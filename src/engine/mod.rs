@@ -32,7 +32,8 @@ pub use systemd::Systemd;
 
 use crate::config::{Config, ConfigError, Launch};
 use crate::core::{
-    Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, Transition, WorkerId, WorkerState,
+    Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, Transition, WorkerId,
+    WorkerState,
 };
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, Desk};
@@ -217,7 +218,11 @@ impl Engine {
             runtime: parts.runtime,
             journal: parts.journal,
             unit: managed.then(report::own_unit).flatten(),
-            watchdog: parts.systemd.is_there().then(sd_notify::watchdog_enabled).flatten(),
+            watchdog: parts
+                .systemd
+                .is_there()
+                .then(sd_notify::watchdog_enabled)
+                .flatten(),
             systemd: parts.systemd,
             style: parts.style,
             cgroup: Cgroup::delegated(),
@@ -314,7 +319,11 @@ impl Engine {
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
-        if let Transition::Worker { to: WorkerState::Ready, .. } = transition {
+        if let Transition::Worker {
+            to: WorkerState::Ready,
+            ..
+        } = transition
+        {
             for listener in &self.listeners {
                 // A worker's own listen(2) may have shortened the queue for all.
                 let _ = listener.listen_again();

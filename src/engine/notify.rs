@@ -153,8 +153,9 @@ mod tests {
 
     #[test]
     fn understands_what_workers_say() {
-        let (said, garbage) =
-            parse(b"READY=1\nSTATUS=up \x1b[31mand\x07 running\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=5\n");
+        let (said, garbage) = parse(
+            b"READY=1\nSTATUS=up \x1b[31mand\x07 running\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=5\n",
+        );
         let expected = [
             Notification::Ready,
             Notification::Status("up [31mand running".to_owned()),

@@ -282,9 +282,8 @@ impl Engine {
             arguments: command.to_vec(),
         };
         let known = self.core.worker(worker);
-        let (slot, generation) = known.map_or((SlotId(0), GenerationId(0)), |w| {
-            (w.slot, w.generation)
-        });
+        let (slot, generation) =
+            known.map_or((SlotId(0), GenerationId(0)), |w| (w.slot, w.generation));
         let mut environment = self.environment(release, slot, generation, &held.notify);
         environment.remove("NOTIFY_SOCKET");
         environment.remove("LISTEN_FDS");

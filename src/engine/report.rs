@@ -231,7 +231,10 @@ impl Engine {
         let number = |var| sysconf(var).ok().flatten().unwrap_or(1).max(1) as u64;
         let (hertz, page) = (number(SysconfVar::CLK_TCK), number(SysconfVar::PAGE_SIZE));
         let members = self.members(worker);
-        let stats: Vec<_> = members.iter().filter_map(|p| tree::Stat::read(*p)).collect();
+        let stats: Vec<_> = members
+            .iter()
+            .filter_map(|p| tree::Stat::read(*p))
+            .collect();
         if stats.is_empty() {
             return (None, None);
         }
@@ -265,7 +268,11 @@ pub fn rfc3339(seconds: u64) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")

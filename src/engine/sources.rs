@@ -43,7 +43,9 @@ impl Engine {
             )),
             Err(error) => {
                 self.poller.remove(&self.listeners[index].fd);
-                self.warn(format!("listener {name} was shut down and cannot be mended: {error}"));
+                self.warn(format!(
+                    "listener {name} was shut down and cannot be mended: {error}"
+                ));
             }
         }
     }
@@ -57,7 +59,9 @@ impl Engine {
                 Ok(Some(datagram)) => datagram,
                 Ok(None) => return,
                 Err(error) => {
-                    self.warn(format!("cannot read the notify socket of {worker}: {error}"));
+                    self.warn(format!(
+                        "cannot read the notify socket of {worker}: {error}"
+                    ));
                     return;
                 }
             };

@@ -41,8 +41,7 @@ impl Control {
     pub fn listen(path: &Path, desk: Desk) -> Result<Control> {
         let _ = fs::remove_file(path);
         let shown = path.display();
-        let listener =
-            UnixListener::bind(path).with_context(|| format!("cannot make {shown}"))?;
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot make {shown}"))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
         thread("control", move || serve(&listener, &desk))?;
         Ok(Control {
@@ -284,11 +283,17 @@ mod tests {
     fn ask(path: &Path, message: &[u8]) -> Vec<Value> {
         let mut stream = UnixStream::connect(path).expect("connect");
         stream.write_all(message).expect("write");
-        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("shutdown");
         let mut bytes = Vec::new();
-        BufReader::new(stream).read_to_end(&mut bytes).expect("read");
+        BufReader::new(stream)
+            .read_to_end(&mut bytes)
+            .expect("read");
         let parts = bytes.split(|b| *b == 0).filter(|part| !part.is_empty());
-        parts.map(|p| serde_json::from_slice(p).expect("JSON")).collect()
+        parts
+            .map(|p| serde_json::from_slice(p).expect("JSON"))
+            .collect()
     }
 
     #[test]
@@ -297,7 +302,8 @@ mod tests {
             let plain = br#"{"method":"org.appcluster.Cluster1.Reload"}"#;
             let replies = ask(path, &[plain, &b"\0"[..]].concat());
             assert_eq!(replies, [json!({ "parameters": { "message": "Reload" } })]);
-            let more = br#"{"method":"org.appcluster.Cluster1.Scale","parameters":{"by":-1},"more":true}"#;
+            let more =
+                br#"{"method":"org.appcluster.Cluster1.Scale","parameters":{"by":-1},"more":true}"#;
             let replies = ask(path, &[more, &b"\0"[..]].concat());
             assert_eq!(replies.len(), 2);
             assert_eq!(replies[0]["continues"], true);

@@ -65,7 +65,9 @@ mod tests {
         write(&mut wire, &message).expect("write");
         let mut wire = wire.as_slice();
         for _ in 0..2 {
-            let read = read(&mut wire, MAX_MESSAGE).expect("read").expect("a message");
+            let read = read(&mut wire, MAX_MESSAGE)
+                .expect("read")
+                .expect("a message");
             assert_eq!(Value::Object(read), message);
         }
         assert!(read(&mut wire, MAX_MESSAGE).expect("read").is_none());
