@@ -27,11 +27,11 @@ deb-stage:
 	  install -D -m 644 $$page $(DEB_SHARE)/man/man$${page##*.}/$${page##*/} || exit 1; done
 
 .PHONY: deb
-deb: $(CARGO_DEB) deb-stage
+deb: $(CARGO_DEB) deb-stage ## The Debian package
 	$(CARGO) build --release --locked
 	$(CARGO_DEB) --no-build --locked --compress-type xz
 
 .PHONY: lint-deb
-lint-deb: deb
+lint-deb: deb ## lintian on it
 	lintian --allow-root --fail-on error,warning --suppress-tags initial-upload-closes-no-bugs \
 	  $$(ls -t target/debian/app-cluster_*.deb | head -n 1)

@@ -6,6 +6,7 @@ use super::target::Target;
 use super::{Fail, logs};
 use crate::api::{self, Call, Outcome};
 use nix::sys::signal::{SigSet, Signal};
+use std::io::{self, IsTerminal};
 
 /// Lines of a failed worker that are shown.
 const LAST_LINES: u32 = 20;
@@ -22,10 +23,19 @@ pub fn restart(target: &Target) -> Result<(), Fail> {
 fn change(name: &str, call: &Call) -> Result<(), Fail> {
     detach_on_signals(name)?;
     let mut client = Client::connect(name)?;
-    let progress = |step: &str| eprintln!("{name} | {step}");
+    // Run by systemd (ExecReload=) our stderr is the journal, where the supervisor's own
+    // lines say all this already.
+    let quiet = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
+    let progress = |step: &str| {
+        if !quiet {
+            eprintln!("{name} | {step}");
+        }
+    };
     match client.call_with_progress::<Outcome>(call, progress) {
         Ok(outcome) => {
-            println!("{name}: {}", outcome.message);
+            if !quiet {
+                println!("{name}: {}", outcome.message);
+            }
             Ok(())
         }
         Err(CallError::Refused(error)) => {
@@ -73,7 +83,7 @@ fn show_last_lines(error: &api::Error) {
 /// failure of the unit.
 fn detach_on_signals(name: &str) -> Result<(), Fail> {
     let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    mask.thread_block().map_err(std::io::Error::from)?;
+    mask.thread_block().map_err(io::Error::from)?;
     let name = name.to_owned();
     std::thread::Builder::new().spawn(move || {
         let signal = mask.wait();

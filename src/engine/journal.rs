@@ -75,6 +75,7 @@ pub struct Journal {
     /// Records dropped since the start, and those not reported yet.
     dropped: u64,
     unreported: u64,
+    debug: bool,
 }
 
 impl Journal {
@@ -104,14 +105,18 @@ impl Journal {
             done,
             dropped: 0,
             unreported: 0,
+            debug: std::env::var_os("APP_CLUSTER_DEBUG").is_some(),
         })
     }
 
-    /// Logs a record, now or never.
+    /// Logs a record, now or never. `Debug` only with APP_CLUSTER_DEBUG set.
     pub fn log(&mut self, record: Record) {
-        let Some(queue) = &self.queue else {
+        let Some(queue) = self.queue.as_ref() else {
             return;
         };
+        if record.level == Level::Debug && !self.debug {
+            return;
+        }
         if self.unreported > 0 {
             let text = format!("{} log lines were dropped", self.unreported);
             if queue.try_send(Record::plain(Level::Warning, text)).is_ok() {
@@ -174,7 +179,7 @@ fn print(app: &str, record: &Record) {
         Level::Error => "error: ",
         Level::Warning => "warning: ",
         Level::Info => "",
-        Level::Debug => return,
+        Level::Debug => "debug: ",
     };
     // A terminal or pipe that is gone is no reason to end.
     let _ = writeln!(std::io::stderr(), "{app} | {level}{}", record.message);

@@ -30,12 +30,12 @@ pub fn is_main_process_of_a_unit() -> bool {
 /// The service unit whose cgroup we are in.
 pub fn own_unit() -> Option<String> {
     let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|l| {
-        let path = l.strip_prefix("0::");
-        path.or_else(|| l.split_once(":name=systemd:").map(|(_, path)| path))
-    })?;
-    let mut units = path.split('/').filter(|part| part.ends_with(".service"));
-    units.next_back().map(str::to_owned)
+    // On a hybrid machine only some hierarchies know of units.
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let mut units = paths
+        .flat_map(|path| path.rsplit('/'))
+        .filter(|part| part.ends_with(".service"));
+    units.next().map(str::to_owned)
 }
 
 /// Whether a new configuration can take over from the present one without a restart.
