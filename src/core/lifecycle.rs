@@ -243,7 +243,9 @@ impl Supervisor {
             Ready::Exec(command) => format!("`{}` did not exit 0", command.join(" ")),
             Ready::Delay(_) => "its delay is longer than start_timeout".to_owned(),
         };
-        let after = self.now.since(worker.spawned);
+        // To the millisecond: it is shown to people.
+        let after = self.now.since(worker.spawned).as_millis() as u64;
+        let after = Duration::from_millis(after);
         self.fail(id, Cause::StartTimeout { after, hint });
         self.stop_worker(id);
     }

@@ -75,6 +75,15 @@ impl Cgroup {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
+    /// The worker whose cgroup a process is in.
+    pub fn worker_of(&self, pid: i32) -> Option<WorkerId> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let rest = path.strip_prefix(&self.name)?.strip_prefix("/w")?;
+        let number = rest.split('/').next()?;
+        number.parse().ok().map(WorkerId)
+    }
+
     /// SIGKILL to all processes of a worker. `false`: this kernel (before 5.14) has no
     /// `cgroup.kill`.
     pub fn kill(&self, worker: WorkerId) -> bool {

@@ -86,22 +86,35 @@ impl Engine {
         };
         let process = spawn(&plan, &environment, &sockets, output)?;
         let pid = process.pid;
-        let tail = match (self.style, pipe) {
-            (Some(style), Some((reader, _))) => {
-                Some(output::show(style, &self.name, slot, pid, reader)?)
-            }
-            _ => None,
-        };
-        self.poller.add(&process.pidfd, Token::Exit(worker))?;
-        self.poller.add(&notify, Token::Notify(worker))?;
-        let held = Held {
+        let mut held = Held {
             process,
             notify,
             probe: None,
-            tail,
+            tail: None,
         };
+        let watched = self.watch(worker, slot, &mut held, pipe.map(|(reader, _)| reader));
         self.held.insert(worker, held);
+        if let Err(error) = watched {
+            // What cannot be watched must not run.
+            self.kill_tree(worker);
+            return Err(error);
+        }
         Ok(pid)
+    }
+
+    fn watch(
+        &self,
+        worker: WorkerId,
+        slot: SlotId,
+        held: &mut Held,
+        output: Option<OwnedFd>,
+    ) -> io::Result<()> {
+        if let (Some(style), Some(pipe)) = (self.style, output) {
+            let pid = held.process.pid;
+            held.tail = Some(output::show(style, &self.name, slot, pid, pipe)?);
+        }
+        self.poller.add(&held.process.pidfd, Token::Exit(worker))?;
+        self.poller.add(&held.notify, Token::Notify(worker))
     }
 
     /// What a worker finds in its environment besides what the configuration says.

@@ -14,7 +14,7 @@ const DATAGRAMS: usize = 16;
 /// Calls taken in one turn.
 const CALLS: usize = 32;
 /// Orphans reaped in one turn.
-const ORPHANS: usize = 64;
+const ORPHANS: usize = 4096;
 
 impl Engine {
     pub(super) fn take(&mut self, token: Token) {
@@ -106,11 +106,15 @@ impl Engine {
         if pid == held.process.pid {
             return true;
         }
-        let owner = self.held.iter().find(|(id, other)| match &self.cgroup {
-            Some(cgroup) => cgroup.members(**id).contains(&pid),
-            None => tree::Stat::read(pid).is_some_and(|s| s.session == other.process.pid),
-        });
-        owner.is_none_or(|(id, _)| *id == worker)
+        let owner = match &self.cgroup {
+            Some(cgroup) => cgroup.worker_of(pid),
+            None => tree::Stat::read(pid).and_then(|stat| {
+                let mut all = self.held.iter();
+                let found = all.find(|(_, other)| other.process.pid == stat.session)?;
+                Some(*found.0)
+            }),
+        };
+        owner.is_none_or(|id| id == worker)
     }
 
     fn take_exit(&mut self, worker: WorkerId) {

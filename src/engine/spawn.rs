@@ -61,7 +61,11 @@ pub fn spawn(
     let environment = c_strings(environment)?;
     let attributes = PosixSpawnAttr::init()?;
     let pid = posix_spawn(SELF, &actions, &attributes, &arguments, &environment)?;
-    let pidfd = open_pidfd(pid.as_raw())?;
+    let pidfd = open_pidfd(pid.as_raw()).inspect_err(|_| {
+        // Out of descriptors: a process that cannot be watched must not run. As a child
+        // that nobody has waited for, its pid is still its own.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
+    })?;
     Ok(Process {
         pid: pid.as_raw(),
         pidfd,
