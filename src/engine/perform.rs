@@ -178,8 +178,9 @@ impl Engine {
             Some(cgroup) if cgroup.kill(worker) => {}
             Some(cgroup) => pids = cgroup.members(worker),
             None => {
+                let known = |pid| self.held.values().any(|h| h.process.pid == pid);
                 pids = tree::descendants(main);
-                pids.extend(tree::session(main));
+                pids.extend(tree::orphans(main, held.notify.path(), known));
             }
         }
         for pid in pids.into_iter().filter(|pid| *pid > 1 && *pid != main) {
