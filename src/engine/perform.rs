@@ -126,6 +126,10 @@ impl Engine {
         notify: &NotifySocket,
     ) -> BTreeMap<String, String> {
         let mut all = release.launch.environment.clone();
+        if self.style.is_some() {
+            // Its output goes to us, not to the journal (systemd.exec(5)).
+            all.remove("JOURNAL_STREAM");
+        }
         let (workers, _) = self.core.desired_workers();
         let unless_set = [
             ("WORKER_COUNT", Some(workers.to_string())),
