@@ -6,6 +6,7 @@
 //! (session, cgroup, directory, LISTEN_PID) and then becomes the worker. The
 //! environment it is started with is the worker's.
 
+use nix::sys::signal::SigSet;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
@@ -71,14 +72,32 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         );
         exit(EXIT_CHDIR);
     }
+    close_strays();
     let mut command = Command::new(&program);
     command.arg0(&name).args(arguments);
     if listen == "1" {
         command.env("LISTEN_PID", std::process::id().to_string());
     }
-    // exec() unblocks all signals and gives SIGPIPE its default action back; a signal
-    // that came meanwhile is delivered then.
+    // The mask is the supervisor's, and exec() keeps it. A signal that came meanwhile is
+    // delivered now. SIGPIPE gets its default action back from exec().
+    let _ = SigSet::empty().thread_set_mask();
     let error = command.exec();
     eprintln!("app-cluster: cannot execute {}: {error}", program.display());
     exit(EXIT_EXEC);
+}
+
+/// Closes what is neither standard nor a passed socket: descriptors that our parent
+/// had inherited itself (from a shell, say), which would be open as long as any worker.
+fn close_strays() {
+    let sockets = std::env::var("LISTEN_FDS").ok();
+    let sockets = sockets.and_then(|n| n.parse().ok()).unwrap_or(0);
+    let entries = std::fs::read_dir("/proc/self/fd");
+    let numbers: Vec<i32> = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for stray in numbers.into_iter().filter(|fd| *fd >= 3 + sockets) {
+        let _ = nix::unistd::close(stray);
+    }
 }
