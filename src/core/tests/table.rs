@@ -45,7 +45,7 @@ fn exits() -> Vec<(String, Exit)> {
     every!(Exit:
         Exit::Code(_) => ["exits with 0" => Exit::Code(0), "exits with 1" => Exit::Code(1)],
         Exit::Signal(_) => ["killed by a signal" => Exit::Signal(11)],
-        Exit::Unknown => ["ends, unknown how" => Exit::Unknown],
+        Exit::Unknown => ["ends in an unknown way" => Exit::Unknown],
     )
 }
 
@@ -325,9 +325,9 @@ fn apply(core: &mut Supervisor, trigger: &Trigger) -> Option<Vec<Action>> {
     }
 }
 
-/// One table: a row for all that has the same effect in a situation.
+/// A table for each situation: a row for all that has the same effect.
 fn table(situations: &[Situation], of_worker: bool) -> String {
-    let mut text = String::from("| state | event | new state | actions |\n|---|---|---|---|\n");
+    let mut text = String::new();
     for situation in situations {
         let Situation { core, worker, .. } = situation;
         let coming = core.rollout.as_ref().map_or(GenerationId(9), |r| r.to);
@@ -339,7 +339,7 @@ fn table(situations: &[Situation], of_worker: bool) -> String {
             }
             let mut core = core.clone();
             let effect = match apply(&mut core, &trigger) {
-                None => "cannot be: not armed |".to_owned(),
+                None => "cannot be | not armed".to_owned(),
                 Some(actions) => {
                     let to = match (of_worker, core.over) {
                         (true, _) => worker_state(&core, *worker).to_string(),
@@ -370,7 +370,7 @@ fn table(situations: &[Situation], of_worker: bool) -> String {
 #[test]
 fn the_transition_table_is_the_documented_one() {
     let text = format!(
-        "### A worker\n\n{}\n### The cluster\n\n{}",
+        "### A worker\n{}\n### The cluster\n{}",
         table(&worker_situations(), true),
         table(&cluster_situations(), false)
     );

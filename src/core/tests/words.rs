@@ -18,7 +18,10 @@ pub(super) fn of_all(actions: &[Action], about: Option<(WorkerId, SlotId)>) -> S
     }
     let names = Names { about, slots };
     let words: Vec<String> = actions.iter().filter_map(|a| names.action(a)).collect();
-    words.join("; ")
+    match words.is_empty() {
+        true => "–".to_owned(),
+        false => words.join("; "),
+    }
 }
 
 struct Names {
