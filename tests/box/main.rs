@@ -25,6 +25,9 @@ mod itself;
 #[path = "../support/load.rs"]
 mod load;
 mod package;
+mod reload;
+mod serve;
+mod service;
 mod units;
 
 use std::process::ExitCode;
@@ -39,7 +42,15 @@ const AT_ONCE: usize = 2;
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.unwrap_or(AT_ONCE).clamp(1, AT_ONCE));
-    let tests = [itself::TESTS, units::TESTS, package::TESTS, crash::TESTS].concat();
+    let tests = [
+        itself::TESTS,
+        units::TESTS,
+        package::TESTS,
+        crash::TESTS,
+        serve::TESTS,
+        reload::TESTS,
+    ]
+    .concat();
     if args.list {
         let all = SUITES
             .iter()
