@@ -20,7 +20,11 @@
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
 mod itself;
+#[path = "../support/load.rs"]
+mod load;
 mod package;
+mod programs;
+mod third_party;
 mod units;
 
 use std::process::ExitCode;
@@ -35,7 +39,13 @@ const AT_ONCE: usize = 2;
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.unwrap_or(AT_ONCE).clamp(1, AT_ONCE));
-    let tests = [itself::TESTS, units::TESTS, package::TESTS].concat();
+    let tests = [
+        itself::TESTS,
+        units::TESTS,
+        package::TESTS,
+        third_party::TESTS,
+    ]
+    .concat();
     if args.list {
         let all = SUITES
             .iter()
