@@ -79,11 +79,6 @@ impl Client {
         self.receive(progress)
     }
 
-    /// Blocks until the supervisor closes the connection, as it does when it ends.
-    pub fn wait_for_end(mut self) {
-        while let Ok(Some(_)) = varlink::read(&mut self.reader, varlink::MAX_MESSAGE) {}
-    }
-
     fn send(&mut self, call: &Call, more: bool) -> Result<(), CallError> {
         let mut message = json!(call);
         let method = message["method"].as_str().unwrap_or_default();

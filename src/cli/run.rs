@@ -142,5 +142,22 @@ fn odd_environment() -> Vec<String> {
             pid.unwrap_or_default()
         ));
     }
+    odd.extend(old_kernel());
     odd
+}
+
+/// The oldest kernel that is supported (Debian 12 has 6.1, EL 9 has 5.14).
+const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+fn old_kernel() -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let (major, minor) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    let (oldest_major, oldest_minor) = OLDEST_KERNEL;
+    ((major, minor) < OLDEST_KERNEL).then(|| {
+        format!(
+            "Linux {} is older than {oldest_major}.{oldest_minor}: not everything will work",
+            release.trim()
+        )
+    })
 }

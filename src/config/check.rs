@@ -2,13 +2,9 @@
 //! `app-cluster check`: what is wrong or doubtful before anything is started.
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Config, Cpus, Launch, units};
+use super::{Config, Cpus, Launch};
 use crate::core::Ready;
 use std::time::Duration;
-
-/// `TimeoutStopSec=` of the packaged units, and what is left of it to end in order.
-const STOP_LIMIT: Duration = Duration::from_secs(90);
-const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 /// Programs that start the real one without handing on descriptors above 2.
 const LAUNCHERS: &[&str] = &["npm", "npx", "pnpm", "yarn"];
@@ -48,17 +44,6 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
                 "after its first worker, a reload replaces all of the {workers} workers at once"
             ),
             "a smaller `batch` keeps some of the old workers until the new ones are ready".into(),
-        );
-    }
-    if config.drain_timeout > STOP_LIMIT - STOP_MARGIN {
-        let (drain, limit) = (units::show(config.drain_timeout), units::show(STOP_LIMIT));
-        let needed = units::show(config.drain_timeout + STOP_MARGIN);
-        warn(
-            "drain_timeout",
-            format!("systemd kills the workers after {limit} (TimeoutStopSec=), before {drain}"),
-            format!(
-                "run `systemctl edit app-cluster` and add `[Service]` and `TimeoutStopSec={needed}`"
-            ),
         );
     }
     if config.crash_window.is_zero() {

@@ -126,6 +126,10 @@ impl Engine {
         notify: &NotifySocket,
     ) -> BTreeMap<String, String> {
         let mut all = release.launch.environment.clone();
+        if self.style.is_some() {
+            // Its output goes to us, not to the journal (systemd.exec(5)).
+            all.remove("JOURNAL_STREAM");
+        }
         let (workers, _) = self.core.desired_workers();
         let unless_set = [
             ("WORKER_COUNT", Some(workers.to_string())),
@@ -178,8 +182,9 @@ impl Engine {
             Some(cgroup) if cgroup.kill(worker) => {}
             Some(cgroup) => pids = cgroup.members(worker),
             None => {
+                let known = |pid| self.held.values().any(|h| h.process.pid == pid);
                 pids = tree::descendants(main);
-                pids.extend(tree::session(main));
+                pids.extend(tree::orphans(main, held.notify.path(), known));
             }
         }
         for pid in pids.into_iter().filter(|pid| *pid > 1 && *pid != main) {

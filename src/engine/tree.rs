@@ -2,6 +2,7 @@
 //! The processes of a worker where there is no cgroup: what /proc tells.
 
 use std::fs;
+use std::path::Path;
 
 /// `pid` and all its descendants, parents before children (proc_pid_task(5)). Those whose
 /// parent has ended are not found.
@@ -9,15 +10,9 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
     let mut next = 0;
     while next < found.len() && found.len() < 4096 {
-        let tasks = format!("/proc/{}/task", found[next]);
-        for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
-            let children = fs::read_to_string(task.path().join("children"));
-            let children = children.unwrap_or_default();
-            let children = children.split(' ').filter_map(|word| word.parse().ok());
-            for child in children {
-                if !found.contains(&child) {
-                    found.push(child);
-                }
+        for child in children(found[next]) {
+            if !found.contains(&child) {
+                found.push(child);
             }
         }
         next += 1;
@@ -25,12 +20,44 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     found
 }
 
-/// All processes of session `sid` (each worker has one of its own).
-pub fn session(sid: i32) -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| Stat::read(*pid).is_some_and(|s| s.session == sid))
+/// Children of all threads of `pid`.
+fn children(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    texts
+        .flat_map(|text| {
+            let words = text.split_ascii_whitespace();
+            words
+                .filter_map(|word| word.parse().ok())
+                .collect::<Vec<_>>()
+        })
         .collect()
+}
+
+/// Processes of a worker that have lost their parent, with their descendants.
+///
+/// As their subreaper we are their parent then. They are told apart by their session,
+/// which is the worker's, or by their environment: nobody else's has this NOTIFY_SOCKET.
+pub fn orphans(main: i32, notify: &Path, is_known: impl Fn(i32) -> bool) -> Vec<i32> {
+    let mark = format!("NOTIFY_SOCKET={}", notify.display());
+    let own = children(std::process::id() as i32);
+    own.into_iter()
+        .filter(|pid| *pid != main && !is_known(*pid))
+        .filter(|pid| {
+            let session = Stat::read(*pid).map(|stat| stat.session);
+            session == Some(main) || has_in_environment(*pid, mark.as_bytes())
+        })
+        .flat_map(descendants)
+        .collect()
+}
+
+/// Whether a process was started with this variable (proc_pid_environ(5)).
+fn has_in_environment(pid: i32, assignment: &[u8]) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment
+        .split(|byte| *byte == 0)
+        .any(|e| e == assignment)
 }
 
 /// A few fields of /proc/PID/stat.
@@ -84,6 +111,26 @@ mod tests {
     fn finds_itself() {
         let own = std::process::id() as i32;
         assert_eq!(descendants(own).first(), Some(&own));
-        assert!(Stat::read(own).is_some_and(|s| session(s.session).contains(&own)));
+        assert!(Stat::read(own).is_some_and(|stat| stat.session > 0));
+    }
+
+    #[test]
+    fn tells_by_the_environment_whose_a_process_is() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .env("NOTIFY_SOCKET", "/x/w7")
+            .spawn()
+            .expect("sleep");
+        let (pid, none) = (child.id() as i32, |_| false);
+        // The environment is there a moment after spawn(3) has returned.
+        let began = std::time::Instant::now();
+        let mut found = Vec::new();
+        while found.is_empty() && began.elapsed().as_secs() < 10 {
+            found = orphans(-1, Path::new("/x/w7"), none);
+        }
+        let others = orphans(-1, Path::new("/x/w77"), none);
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert_eq!((found, others.contains(&pid)), (vec![pid], false));
     }
 }
