@@ -6,6 +6,7 @@
 //! (session, cgroup, directory, LISTEN_PID) and then becomes the worker. The
 //! environment it is started with is the worker's.
 
+use nix::sys::signal::SigSet;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
@@ -76,8 +77,9 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     if listen == "1" {
         command.env("LISTEN_PID", std::process::id().to_string());
     }
-    // exec() unblocks all signals and gives SIGPIPE its default action back; a signal
-    // that came meanwhile is delivered then.
+    // The mask is the supervisor's, and exec() keeps it. A signal that came meanwhile is
+    // delivered now. SIGPIPE gets its default action back from exec().
+    let _ = SigSet::empty().thread_set_mask();
     let error = command.exec();
     eprintln!("app-cluster: cannot execute {}: {error}", program.display());
     exit(EXIT_EXEC);
