@@ -86,7 +86,13 @@ fn main() -> ExitCode {
 fn run_all(host: &'static Host, root: &Root, tests: &[Test]) -> Vec<Trial> {
     tests
         .iter()
-        .map(|test| harness::trial(host, root.clone(), *test))
+        .map(|test| match third_party::lacking(test.name) {
+            Some(why) => {
+                eprintln!("box: {}::{} is ignored: {why}", root.suite(), test.name);
+                harness::ignored(root.suite(), *test)
+            }
+            None => harness::trial(host, root.clone(), *test),
+        })
         .collect()
 }
 
