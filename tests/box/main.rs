@@ -25,9 +25,11 @@ mod itself;
 #[path = "../support/load.rs"]
 mod load;
 mod package;
+mod programs;
 mod reload;
 mod serve;
 mod service;
+mod third_party;
 mod units;
 
 use std::process::ExitCode;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         crash::TESTS,
         serve::TESTS,
         reload::TESTS,
+        third_party::TESTS,
     ]
     .concat();
     if args.list {
@@ -91,7 +94,13 @@ fn main() -> ExitCode {
 fn run_all(host: &'static Host, root: &Root, tests: &[Test]) -> Vec<Trial> {
     tests
         .iter()
-        .map(|test| harness::trial(host, root.clone(), *test))
+        .map(|test| match third_party::lacking(test.name) {
+            Some(why) => {
+                eprintln!("box: {}::{} is ignored: {why}", root.suite(), test.name);
+                harness::ignored(root.suite(), *test)
+            }
+            None => harness::trial(host, root.clone(), *test),
+        })
         .collect()
 }
 
