@@ -2,6 +2,8 @@
 //! Every line that the command line prints without a supervisor: reviewed snapshots in
 //! `tests/snapshots`.
 
+use app_cluster::cli::Arguments;
+use clap::CommandFactory;
 use std::path::Path;
 use std::process::Command;
 
@@ -163,4 +165,59 @@ fn check() {
         all += &format!("$ app-cluster {}\n{said}\n", line.join(" "));
     }
     reviewed("check", &all);
+}
+
+/// The part of the manual that is about a verb.
+fn entry(commands: &str, verb: &str) -> String {
+    let head = format!(".It Cm {verb} ");
+    let begins = |line: &&str| format!("{line} ").starts_with(&head);
+    let mut lines = commands.lines().skip_while(|line| !begins(line));
+    let first = lines.next();
+    let first = first.unwrap_or_else(|| panic!("the manual has no entry for `{verb}`"));
+    let rest = lines.take_while(|line| !line.starts_with(".It Cm "));
+    let all: Vec<&str> = std::iter::once(first).chain(rest).collect();
+    all.join("\n")
+}
+
+#[test]
+fn the_manual_has_every_verb_flag_and_signal() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/app-cluster.1");
+    let page = std::fs::read_to_string(page).expect("the manual");
+    let section = |name: &str| {
+        let start = page.find(&format!("\n.Sh {name}\n")).expect("a section") + 1;
+        let end = page[start..]
+            .find("\n.Sh ")
+            .map_or(page.len(), |at| start + at);
+        &page[start..end]
+    };
+    let has = |text: &str, flag: &str| {
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        words.windows(2).any(|pair| pair == ["Fl", flag])
+    };
+    let mut missing = Vec::new();
+    let program = Arguments::command();
+    for verb in program.get_subcommands() {
+        let name = verb.get_name();
+        let text = &entry(section("COMMANDS"), name);
+        assert!(
+            section("SYNOPSIS").contains(&format!(".Cm {name}")),
+            "{name}"
+        );
+        for argument in verb.get_arguments().filter(|a| a.get_id() != "help") {
+            let long = argument.get_long().map(|long| format!("-{long}"));
+            let short = argument.get_short().map(|short| short.to_string());
+            let flags = long
+                .into_iter()
+                .chain(short)
+                .filter(|flag| !has(text, flag));
+            missing.extend(flags.map(|flag| format!("{name} -{flag}")));
+        }
+    }
+    for signal in app_cluster::engine::SIGNALS {
+        let own = signal == nix::sys::signal::Signal::SIGCHLD;
+        if !own && !section("SIGNALS").contains(signal.as_str()) {
+            missing.push(signal.to_string());
+        }
+    }
+    assert!(missing.is_empty(), "not in man/app-cluster.1: {missing:?}");
 }

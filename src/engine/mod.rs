@@ -61,7 +61,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Signals that are events; to be blocked before any thread is started.
-const SIGNALS: [Signal; 9] = [
+pub const SIGNALS: [Signal; 9] = [
     Signal::SIGTERM,
     Signal::SIGQUIT,
     Signal::SIGINT,
