@@ -194,6 +194,11 @@ pub fn worker_progress(transition: &Transition) -> Option<String> {
             ..
         }
         | Transition::Failed { .. } => Some(record(transition).message),
+        // The final answer says it in full.
+        Transition::Rollout {
+            step: RolloutStep::Refused(_) | RolloutStep::Failed(_),
+            ..
+        } => None,
         Transition::Rollout { generation, step } => Some(progress(generation.0, step)),
         _ => None,
     }

@@ -17,10 +17,19 @@
 //! Roots are kept in `~/.cache/app-cluster/box/roots` and may be deleted at any
 //! time when no test runs.
 
+mod app;
+mod crash;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
 mod itself;
+#[path = "../support/load.rs"]
+mod load;
 mod package;
+mod programs;
+mod reload;
+mod serve;
+mod service;
+mod third_party;
 mod units;
 
 use std::process::ExitCode;
@@ -35,7 +44,16 @@ const AT_ONCE: usize = 2;
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.unwrap_or(AT_ONCE).clamp(1, AT_ONCE));
-    let tests = [itself::TESTS, units::TESTS, package::TESTS].concat();
+    let tests = [
+        itself::TESTS,
+        units::TESTS,
+        package::TESTS,
+        crash::TESTS,
+        serve::TESTS,
+        reload::TESTS,
+        third_party::TESTS,
+    ]
+    .concat();
     if args.list {
         let all = SUITES
             .iter()
@@ -76,7 +94,13 @@ fn main() -> ExitCode {
 fn run_all(host: &'static Host, root: &Root, tests: &[Test]) -> Vec<Trial> {
     tests
         .iter()
-        .map(|test| harness::trial(host, root.clone(), *test))
+        .map(|test| match third_party::lacking(test.name) {
+            Some(why) => {
+                eprintln!("box: {}::{} is ignored: {why}", root.suite(), test.name);
+                harness::ignored(root.suite(), *test)
+            }
+            None => harness::trial(host, root.clone(), *test),
+        })
         .collect()
 }
 
