@@ -21,9 +21,11 @@ mod app;
 mod crash;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
+mod hostile;
 mod itself;
 #[path = "../support/load.rs"]
 mod load;
+mod logs;
 mod package;
 mod units;
 
@@ -39,7 +41,15 @@ const AT_ONCE: usize = 2;
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads = Some(args.test_threads.unwrap_or(AT_ONCE).clamp(1, AT_ONCE));
-    let tests = [itself::TESTS, units::TESTS, package::TESTS, crash::TESTS].concat();
+    let tests = [
+        itself::TESTS,
+        units::TESTS,
+        package::TESTS,
+        crash::TESTS,
+        hostile::TESTS,
+        logs::TESTS,
+    ]
+    .concat();
     if args.list {
         let all = SUITES
             .iter()
