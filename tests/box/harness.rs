@@ -19,7 +19,7 @@ use std::panic::{self, AssertUnwindSafe};
 use libtest_mimic::{Failed, Trial};
 
 #[allow(unused_imports, reason = "named by tests that keep them")]
-pub use command::{Output, Task};
+pub use command::{Output, Task, is_installed};
 pub use host::Host;
 pub use machine::TestBox;
 pub use root::Root;

@@ -27,6 +27,11 @@ mod itself;
 mod load;
 mod logs;
 mod package;
+mod programs;
+mod reload;
+mod serve;
+mod service;
+mod third_party;
 mod units;
 
 use std::process::ExitCode;
@@ -48,6 +53,9 @@ fn main() -> ExitCode {
         crash::TESTS,
         hostile::TESTS,
         logs::TESTS,
+        serve::TESTS,
+        reload::TESTS,
+        third_party::TESTS,
     ]
     .concat();
     if args.list {
@@ -90,7 +98,13 @@ fn main() -> ExitCode {
 fn run_all(host: &'static Host, root: &Root, tests: &[Test]) -> Vec<Trial> {
     tests
         .iter()
-        .map(|test| harness::trial(host, root.clone(), *test))
+        .map(|test| match third_party::lacking(test.name) {
+            Some(why) => {
+                eprintln!("box: {}::{} is ignored: {why}", root.suite(), test.name);
+                harness::ignored(root.suite(), *test)
+            }
+            None => harness::trial(host, root.clone(), *test),
+        })
         .collect()
 }
 
