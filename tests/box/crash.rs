@@ -186,7 +186,7 @@ fn nothing_of_a_worker_is_left(b: &TestBox) {
     b.run(&["systemctl", "stop", SERVICE]).ok();
     stopped.iter().for_each(|all| gone(b, all));
     assert_eq!(app::processes(b), Vec::<String>::new());
-    assert_eq!(b.sh("pgrep -f 'signal.SIG_IGN' || true").ok(), "");
+    assert_eq!(b.sh("pgrep -f 'signal[.]SIG_IGN' || true").ok(), "");
     assert_eq!(b.show(SERVICE, "Result"), "success");
 }
 
