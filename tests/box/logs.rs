@@ -130,8 +130,10 @@ fn last_words_are_kept(b: &TestBox) {
         .iter()
         .find(|pid| !now.contains(pid))
         .expect("one has died");
-    let words = b.journal(&[&format!("_PID={died}")]);
-    assert_eq!(words, format!("last words of {died}"));
+    let words = format!("last words of {died}");
+    b.wait_until("its last words", || {
+        b.journal(&[&format!("_PID={died}")]) == words
+    });
     assert!(b.journal(&["-u", SERVICE]).contains(&words));
     let slot = before.iter().position(|pid| pid == died).expect("a slot");
     let told = b
@@ -299,8 +301,8 @@ fn journald_is_flooded(b: &TestBox) {
 /// systemd itself does not read: nothing that we tell it may hold us up.
 fn systemd_stands_still(b: &TestBox) {
     app::drop_in(b, "[Service]\nWatchdogSec=2min\n");
-    app::start(b, &app::hello(3));
-    let mut before = app::all_ready(b, 3);
+    app::start(b, &(app::hello(3) + "canary_time = \"10ms\"\n"));
+    app::all_ready(b, 3);
     let supervisor = app::supervisor(b);
     // A container's PID 1 obeys this signal from outside only.
     let leader = Pid::from_raw(b.leader_pid() as i32);
@@ -309,11 +311,11 @@ fn systemd_stands_still(b: &TestBox) {
     for _ in 0..scale(100, 20) {
         b.run(&["app-cluster", "reload"]).ok();
     }
-    before = vec![before[0], app::pids(b)[1]];
-    b.run(&["kill", "-KILL", &before[1].to_string()]).ok();
+    let victim = app::pids(b)[1];
+    b.run(&["kill", "-KILL", &victim.to_string()]).ok();
     b.wait_until("a replacement", || {
         let pids = app::pids(b);
-        pids.len() == 3 && pids[1] != 0 && pids[1] != before[1]
+        pids.len() == 3 && pids[1] != 0 && pids[1] != victim
     });
     kill(leader, Signal::SIGCONT).expect("continue");
     load.wait_for_more(50, app::LONG).expect("answers");
