@@ -21,9 +21,11 @@ mod app;
 mod crash;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
+mod hostile;
 mod itself;
 #[path = "../support/load.rs"]
 mod load;
+mod logs;
 mod package;
 mod programs;
 mod reload;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         units::TESTS,
         package::TESTS,
         crash::TESTS,
+        hostile::TESTS,
+        logs::TESTS,
         serve::TESTS,
         reload::TESTS,
         third_party::TESTS,
