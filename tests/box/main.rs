@@ -23,10 +23,13 @@ mod itself;
 #[path = "../support/load.rs"]
 mod load;
 mod package;
+mod release;
 mod reload;
 mod serve;
 mod service;
+mod stop;
 mod units;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
         package::TESTS,
         serve::TESTS,
         reload::TESTS,
+        release::TESTS,
+        stop::TESTS,
+        verbs::TESTS,
     ]
     .concat();
     if args.list {
