@@ -28,11 +28,14 @@ mod load;
 mod logs;
 mod package;
 mod programs;
+mod release;
 mod reload;
 mod serve;
 mod service;
+mod stop;
 mod third_party;
 mod units;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -55,7 +58,10 @@ fn main() -> ExitCode {
         logs::TESTS,
         serve::TESTS,
         reload::TESTS,
+        release::TESTS,
+        stop::TESTS,
         third_party::TESTS,
+        verbs::TESTS,
     ]
     .concat();
     if args.list {
