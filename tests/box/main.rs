@@ -19,6 +19,7 @@
 
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
+mod home;
 mod itself;
 #[path = "../support/load.rs"]
 mod load;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         units::TESTS,
         package::TESTS,
         third_party::TESTS,
+        home::TESTS,
     ]
     .concat();
     if args.list {
