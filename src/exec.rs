@@ -72,6 +72,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         );
         exit(EXIT_CHDIR);
     }
+    close_strays();
     let mut command = Command::new(&program);
     command.arg0(&name).args(arguments);
     if listen == "1" {
@@ -83,4 +84,20 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let error = command.exec();
     eprintln!("app-cluster: cannot execute {}: {error}", program.display());
     exit(EXIT_EXEC);
+}
+
+/// Closes what is neither standard nor a passed socket: descriptors that our parent
+/// had inherited itself (from a shell, say), which would be open as long as any worker.
+fn close_strays() {
+    let sockets = std::env::var("LISTEN_FDS").ok();
+    let sockets = sockets.and_then(|n| n.parse().ok()).unwrap_or(0);
+    let entries = std::fs::read_dir("/proc/self/fd");
+    let numbers: Vec<i32> = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for stray in numbers.into_iter().filter(|fd| *fd >= 3 + sockets) {
+        let _ = nix::unistd::close(stray);
+    }
 }

@@ -9,6 +9,8 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod core;
+#[cfg(test)]
+mod docs;
 pub mod engine;
 pub mod exec;
 pub mod frontend;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Command line of `logs`.
 #[derive(Debug, Args)]
@@ -172,8 +173,9 @@ fn show(app: &str, options: &Options, workers: &Workers, entry: &Value) -> std::
     }
 }
 
-/// The last lines of one worker; none when there is no journal, or none may be read.
-pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32) -> Vec<String> {
+/// The last lines of one worker, written at or after `since`: process ids and cgroups are
+/// used again. None when there is no journal, or it may not be read.
+pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32, since: SystemTime) -> Vec<String> {
     // What a process wrote last is in the journal for sure only after a sync (root only).
     let _ = Command::new("journalctl")
         .arg("--sync")
@@ -182,8 +184,10 @@ pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32) -> Vec<String> {
         .stderr(Stdio::null())
         .status();
     let count = count.to_string();
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = format!("--since=@{}", since.as_secs());
     let pid = format!("_PID={pid}");
-    let mut matches = vec!["-b", "-o", "json", "-n", &count, &pid];
+    let mut matches = vec!["-b", "-o", "json", "-n", &count, &since, &pid];
     let cgroup = cgroup.map(|c| format!("_SYSTEMD_CGROUP={c}"));
     if let Some(cgroup) = &cgroup {
         matches.extend(["+", cgroup]);

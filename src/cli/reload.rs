@@ -7,6 +7,7 @@ use super::{Fail, logs};
 use crate::api::{self, Call, Outcome};
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{self, IsTerminal};
+use std::time::SystemTime;
 
 /// Lines of a failed worker that are shown.
 const LAST_LINES: u32 = 20;
@@ -21,6 +22,7 @@ pub fn restart(target: &Target) -> Result<(), Fail> {
 }
 
 fn change(name: &str, call: &Call) -> Result<(), Fail> {
+    let began = SystemTime::now();
     detach_on_signals(name)?;
     let mut client = Client::connect(name)?;
     // Run by systemd (ExecReload=) our stderr is the journal, where the supervisor's own
@@ -39,7 +41,7 @@ fn change(name: &str, call: &Call) -> Result<(), Fail> {
             Ok(())
         }
         Err(CallError::Refused(error)) => {
-            show_last_lines(&error);
+            show_last_lines(&error, began);
             Err(CallError::Refused(error).into())
         }
         Err(broken) => Err(broken.into()),
@@ -48,7 +50,7 @@ fn change(name: &str, call: &Call) -> Result<(), Fail> {
 
 /// What the worker that is to blame wrote last: from the supervisor in the foreground,
 /// else from the journal.
-fn show_last_lines(error: &api::Error) {
+fn show_last_lines(error: &api::Error, since: SystemTime) {
     let (slot, pid, cgroup, known) = match error {
         api::Error::GenerationFailed {
             slot,
@@ -67,7 +69,7 @@ fn show_last_lines(error: &api::Error) {
     };
     let lines = match known.is_empty() {
         false => known,
-        true => logs::last_lines(pid, cgroup.as_deref(), LAST_LINES),
+        true => logs::last_lines(pid, cgroup.as_deref(), LAST_LINES, since),
     };
     if lines.is_empty() {
         return;

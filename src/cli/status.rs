@@ -24,17 +24,22 @@ pub fn main(name: &str, json: bool) -> Result<(), Fail> {
     Ok(())
 }
 
-fn render(status: &Status, colour: bool) -> String {
+/// State at a glance; colour adds to it, and says nothing by itself.
+fn glyph(status: &Status, colour: bool) -> String {
     let (glyph, sgr) = match (status.degraded.is_some(), status.state.as_str()) {
         (true, _) => ("×", 31),
         (false, "running") => ("●", 32),
         (false, "reloading") => ("●", 33),
         (false, _) => ("○", 37),
     };
-    let glyph = match colour {
+    match colour {
         true => format!("\x1b[{sgr}m{glyph}\x1b[0m"),
         false => glyph.to_owned(),
-    };
+    }
+}
+
+fn render(status: &Status, colour: bool) -> String {
+    let glyph = glyph(status, colour);
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
         let _ = writeln!(text, "{label:>11}: {value}");

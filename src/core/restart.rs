@@ -42,8 +42,13 @@ impl Supervisor {
                 slot.failed = Some(blame.clone());
             }
         }
-        self.back_off(slot, was_ready);
         self.rollout_saw_failure(&blame, generation, settled, over);
+        // Not where the slot is to have a worker of another generation by now: that one
+        // has not failed.
+        let wanted = self.slots.get(blame.slot.0 as usize);
+        if wanted.is_some_and(|slot| slot.generation == Some(generation)) {
+            self.back_off(blame.slot, was_ready);
+        }
         self.waiters_saw_failure(&blame, settled);
     }
 

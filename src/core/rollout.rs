@@ -87,7 +87,9 @@ impl Supervisor {
     pub(super) fn on_config(&mut self, generation: GenerationId, result: Result<Policy, String>) {
         let loading = |r: &Rollout| r.to == generation && r.stage == Stage::Loading;
         if !self.rollout.as_ref().is_some_and(loading) {
-            self.actions.push(Action::DropGeneration { generation });
+            if !self.generations.contains_key(&generation) {
+                self.actions.push(Action::DropGeneration { generation });
+            }
             return;
         }
         match result {

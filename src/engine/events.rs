@@ -194,7 +194,52 @@ pub fn worker_progress(transition: &Transition) -> Option<String> {
             ..
         }
         | Transition::Failed { .. } => Some(record(transition).message),
+        // The final answer says it in full.
+        Transition::Rollout {
+            step: RolloutStep::Refused(_) | RolloutStep::Failed(_),
+            ..
+        } => None,
         Transition::Rollout { generation, step } => Some(progress(generation.0, step)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::id;
+
+    /// Names and values of the constants in [`id`].
+    fn ids() -> Vec<(&'static str, &'static str)> {
+        let lines = include_str!("events.rs").lines().map(str::trim);
+        lines
+            .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str = "))
+            .map(|(name, value)| (name, value.trim_matches(['"', ';'])))
+            .collect()
+    }
+
+    #[test]
+    fn the_catalog_explains_every_message_id_and_no_other() {
+        let ids = ids();
+        assert!(
+            ids.contains(&("CLUSTER_STATE", id::CLUSTER_STATE)),
+            "{ids:?}"
+        );
+        let catalog = include_str!("../../units/app-cluster.catalog");
+        let blocks: Vec<&str> = catalog.split("\n-- ").skip(1).collect();
+        let explained: Vec<&str> = blocks.iter().filter_map(|b| b.lines().next()).collect();
+        let wanted: Vec<&str> = ids.iter().map(|(_, value)| *value).collect();
+        assert_eq!(explained, wanted);
+        let support = format!("Support: {}", env!("CARGO_PKG_HOMEPAGE"));
+        for (block, (name, value)) in blocks.iter().zip(&ids) {
+            let lines: Vec<&str> = block.lines().collect();
+            assert_eq!(value.len(), 32, "{name}");
+            assert!(lines[1].starts_with("Subject: "), "{name}");
+            assert_eq!(
+                lines[2..5],
+                ["Defined-By: app-cluster", &support, ""],
+                "{name}"
+            );
+            assert!(block.contains("\nWhat to do"), "{name}");
+        }
     }
 }

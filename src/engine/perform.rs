@@ -275,7 +275,15 @@ impl Engine {
             return;
         }
         let inodes: Vec<u64> = self.listeners.iter().map(|l| l.inode).collect();
-        let ready = super::readiness::is_accepting(&self.members(worker), &inodes);
+        // posix_spawn(3) returns when the child has a new image, which is a moment before
+        // its CLOEXEC descriptors are closed: our epoll set, with the sockets in it, is
+        // one of them. The new image begins with setsid(2).
+        let begun = |held: &Held| {
+            let pid = held.process.pid;
+            tree::Stat::read(pid).is_some_and(|stat| stat.session == pid)
+        };
+        let ready = self.held.get(&worker).is_some_and(begun)
+            && super::readiness::is_accepting(&self.members(worker), &inodes);
         self.pending.push_back(Event::Probed { worker, ready });
     }
 

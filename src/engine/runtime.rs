@@ -102,9 +102,16 @@ fn temporary() -> PathBuf {
     PathBuf::from(format!("/tmp/app-cluster-{}", geteuid().as_raw()))
 }
 
-/// Where the control socket of an app may be, most likely first.
+/// Where the control socket of an app may be, most likely first. `$RUNTIME_DIRECTORY`
+/// counts when it is called after the app: a worker inherits that of its own.
 pub fn candidates(name: &str) -> Vec<PathBuf> {
-    let mut found = vec![Path::new("/run/app-cluster").join(name)];
+    let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
+    let given = PathBuf::from(given.split(':').next().unwrap_or_default());
+    let mut found = Vec::new();
+    if given.is_absolute() && given.ends_with(name) {
+        found.push(given);
+    }
+    found.push(Path::new("/run/app-cluster").join(name));
     if let Some(user) = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
         found.push(Path::new(&user).join("app-cluster").join(name));
     }

@@ -17,6 +17,8 @@
 //! Roots are kept in `~/.cache/app-cluster/box/roots` and may be deleted at any
 //! time when no test runs.
 
+mod app;
+mod crash;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
 mod home;
@@ -25,6 +27,9 @@ mod itself;
 mod load;
 mod package;
 mod programs;
+mod reload;
+mod serve;
+mod service;
 mod third_party;
 mod units;
 
@@ -44,6 +49,9 @@ fn main() -> ExitCode {
         itself::TESTS,
         units::TESTS,
         package::TESTS,
+        crash::TESTS,
+        serve::TESTS,
+        reload::TESTS,
         third_party::TESTS,
         home::TESTS,
     ]

@@ -11,6 +11,7 @@ pub const TESTS: &[Test] = &[
     test!(remove_stops_everything),
     test!(purge_leaves_nothing),
     test!(reinstall_after_remove),
+    test!(the_journal_explains_our_events),
 ];
 
 fn files_are_where_they_belong(b: &TestBox) {
@@ -28,6 +29,10 @@ fn files_are_where_they_belong(b: &TestBox) {
         ),
         (
             "/usr/lib/systemd/system/app-cluster@.socket",
+            "root root 644",
+        ),
+        (
+            "/usr/lib/systemd/catalog/app-cluster.catalog",
             "root root 644",
         ),
         ("/usr/share/doc/app-cluster/copyright", "root root 644"),
@@ -159,4 +164,20 @@ fn reinstall_after_remove(b: &TestBox) {
     b.install();
     assert_eq!(b.show("app-cluster.socket", "UnitFileState"), "enabled");
     assert_eq!(b.show("app-cluster.socket", "SubState"), "listening");
+}
+
+fn the_journal_explains_our_events(b: &TestBox) {
+    b.run(&["systemctl", "start", "app-cluster.service"]).ok();
+    b.wait_until("an entry that is explained", || {
+        let explained = b.sh("journalctl -x -u app-cluster.service --no-pager").ok();
+        // With the fields of the entry put in.
+        explained.contains("Subject: A worker of app-cluster is ready")
+            && explained.contains("Defined-By: app-cluster")
+    });
+    b.run(&["dpkg", "-r", "app-cluster"]).ok();
+    let explained = b.sh("journalctl -x -u app-cluster.service --no-pager").ok();
+    assert!(
+        !explained.contains("Defined-By: app-cluster"),
+        "{explained}"
+    );
 }

@@ -5,6 +5,7 @@ mod invariants;
 mod lifecycle;
 mod rollout;
 mod table;
+mod words;
 
 use super::*;
 use std::collections::VecDeque;

@@ -126,6 +126,18 @@ fn a_release_that_fails_leaves_the_old_one_untouched() {
 }
 
 /// The new generation's third worker fails at its start.
+/// Nobody is told that a slot waits for an attempt that will not be made.
+#[test]
+fn a_failed_reload_makes_no_slot_wait() {
+    let mut sim = running(Ok((policy(4), failing(50))));
+    sim.request(1, Request::Reload);
+    sim.run(ms(5_000));
+    generation_failed(&sim, 1);
+    let waits = |t: &&Transition| matches!(t, Transition::Backoff { .. });
+    assert_eq!(sim.log.iter().find(waits), None);
+    assert!(sim.core.slots().iter().all(|slot| slot.crashes == 0));
+}
+
 fn third_fails(on_failure: OnFailure) -> Sim {
     let mut p = policy(4);
     p.on_failure = on_failure;

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The supervisor in the foreground: real processes, neither systemd nor root.
+
+#[path = "support/dev.rs"]
+mod dev;
+#[path = "support/load.rs"]
+mod load;
+
+#[path = "foreground/environment.rs"]
+mod environment;
+#[path = "foreground/failures.rs"]
+mod failures;
+#[path = "foreground/readiness.rs"]
+mod readiness;
+#[path = "foreground/serving.rs"]
+mod serving;
+#[path = "foreground/signals.rs"]
+mod signals;
