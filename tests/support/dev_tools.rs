@@ -12,10 +12,13 @@ pub const WITHIN: Duration = Duration::from_secs(60);
 
 /// What a supervisor writes, line by line.
 #[derive(Clone, Default)]
-pub struct Lines(pub Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub struct Lines(pub Arc<(Mutex<Heard>, Condvar)>);
+
+/// The lines so far, and whether that is all.
+pub type Heard = (Vec<String>, bool);
 
 impl Lines {
-    pub fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
+    pub fn lock(&self) -> MutexGuard<'_, Heard> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
