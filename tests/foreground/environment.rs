@@ -77,7 +77,7 @@ fn signals_descriptors_and_session_of_a_worker() {
         .workers(1)
         .arguments(&["-l", "one=127.0.0.1:0", "-l", "two=127.0.0.1:0"])
         .wrapper(wrapper)
-        .command(&["sh", "-c", "echo $$; sleep 1000"])
+        .command(&["sh", "-c", "echo $$; exec sleep 1000"])
         .spawn();
     dev.wait_for_line("started");
     let pid = first_pid(&dev);
