@@ -42,12 +42,15 @@ pub fn wait<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What a supervisor writes, line by line, with the time it came.
+/// Lines so far, and whether they have ended.
+type Written = (Vec<String>, bool);
+
+/// What a supervisor writes, line by line.
 #[derive(Clone, Default)]
-struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+struct Lines(Arc<(Mutex<Written>, Condvar)>);
 
 impl Lines {
-    fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
+    fn lock(&self) -> MutexGuard<'_, Written> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
