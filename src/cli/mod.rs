@@ -233,30 +233,3 @@ fn units(name: &str) -> (String, String) {
 fn config_file(name: &str) -> PathBuf {
     PathBuf::from(CONFIG_DIRECTORY).join(format!("{name}.toml"))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_manual_documents_every_verb_and_flag() {
-        let page = include_str!("../../man/app-cluster.1");
-        let (_, commands) = page.split_once(".Sh COMMANDS").expect("a section");
-        for verb in Arguments::command().get_subcommands() {
-            let name = verb.get_name();
-            let head = format!("\n.It Cm {name}");
-            let entry = commands.split_once(&head).map(|(_, rest)| rest);
-            let entry = entry.unwrap_or_else(|| panic!("{name} is missing"));
-            let entry = entry.split("\n.It Cm ").next().unwrap_or_default();
-            for flag in verb.get_arguments().filter(|a| !a.is_positional()) {
-                let long = flag.get_long().unwrap_or_default();
-                let short = flag.get_short().map(|c| format!("Fl {c} ,"));
-                let known = entry.contains(&format!("Fl -{long} "))
-                    || entry.contains(&format!("Fl -{long}\n"));
-                assert!(known, "{name} --{long} is missing");
-                assert!(short.is_none_or(|s| entry.contains(&s)), "{name} -{long}");
-            }
-        }
-    }
-}

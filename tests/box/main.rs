@@ -21,6 +21,7 @@ mod app;
 mod crash;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
+mod home;
 mod hostile;
 mod itself;
 #[path = "../support/load.rs"]
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         release::TESTS,
         stop::TESTS,
         third_party::TESTS,
+        home::TESTS,
         verbs::TESTS,
     ]
     .concat();

@@ -11,7 +11,8 @@ macro_rules! every {
     ($kind:ty: $($pattern:pat => [$($label:expr => $value:expr),* $(,)?]),+ $(,)?) => {{
         let _: fn(&$kind) = |value| match value { $($pattern => {}),+ };
         $($(assert!(matches!($value, $pattern), "{} is listed elsewhere", $label);)*)+
-        let all: Vec<(String, $kind)> = vec![$($(($label.to_string(), $value),)*)+];
+        let all: Vec<(String, $kind)> =
+            [$(vec![$(($label.to_string(), $value)),*]),+].concat();
         all
     }};
 }
@@ -121,7 +122,7 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
 /// Whether a trigger belongs into the table of a worker, and into that of the cluster.
 fn concerns(trigger: &Trigger) -> (bool, bool) {
     match trigger {
-        Trigger::Event(event) => match **event {
+        Trigger::Event(event) => match event.as_ref() {
             Event::Begin | Event::ConfigLoaded { .. } => (false, true),
             Event::Requested { .. } => (true, true),
             Event::Wake
@@ -317,7 +318,7 @@ fn worker_state(core: &Supervisor, worker: WorkerId) -> WorkerState {
 fn apply(core: &mut Supervisor, trigger: &Trigger) -> Option<Vec<Action>> {
     let now = core.now;
     match trigger {
-        Trigger::Event(event) => Some(core.handle(now, event.as_ref().clone())),
+        Trigger::Event(event) => Some(core.handle(now, *event.clone())),
         Trigger::Due(timer) => {
             core.timers.get(*timer)?;
             core.timers.set(*timer, now);
