@@ -184,6 +184,10 @@ fn bind_error(address: &str, port: Option<u16>, error: nix::Error) -> anyhow::Er
         (nix::Error::EACCES, Some(port)) if port < 1024 => format!(
             "\n  hint: ports below 1024 need root; under systemd the socket unit opens port {port} for you"
         ),
+        (nix::Error::EADDRNOTAVAIL, _) => "\n  hint: this machine does not have that address (`ip \
+             address` lists them); 0.0.0.0 or [::] are all of them"
+            .to_owned(),
+        (nix::Error::ENOENT, None) => "\n  hint: make its directory first".to_owned(),
         _ => String::new(),
     };
     anyhow::anyhow!("cannot listen on {address}: {}{hint}", error.desc())
