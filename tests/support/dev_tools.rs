@@ -12,7 +12,10 @@ pub const WITHIN: Duration = Duration::from_secs(60);
 
 /// What a supervisor writes, line by line.
 #[derive(Clone, Default)]
-pub struct Lines(pub Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub struct Lines(pub Arc<Shared>);
+
+/// The lines so far and whether there will be more, and what tells of a change.
+type Shared = (Mutex<(Vec<String>, bool)>, Condvar);
 
 impl Lines {
     pub fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
