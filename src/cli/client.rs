@@ -5,10 +5,13 @@ use super::{CONFIG_DIRECTORY, Fail, Status, config_file, units};
 use crate::api::{self, Call};
 use crate::engine::runtime_candidates;
 use crate::frontend::varlink;
+use nix::unistd::{Gid, Group};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{self, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A connection to an app's supervisor.
 pub struct Client {
@@ -53,9 +56,7 @@ impl Client {
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    let text = format!("no permission to talk to the supervisor of {name}");
-                    let hint = "use sudo, or join the group: sudo adduser $USER app-cluster";
-                    return Err(Fail::new(Status::NoSuchApp, text).hint(hint));
+                    return Err(no_permission(name, &place.join("control")));
                 }
                 Err(_) => {}
             }
@@ -87,7 +88,11 @@ impl Client {
             message["more"] = json!(true);
         }
         let mut stream = self.reader.get_ref();
-        varlink::write(&mut stream, &message).map_err(|e| self.broken(&e))
+        match varlink::write(&mut stream, &message) {
+            // Turned away before it was heard; the reason is there to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|e| self.broken(&e)),
+        }
     }
 
     fn receive<T: DeserializeOwned>(
@@ -136,6 +141,22 @@ fn refused(name: &str, parameters: &Value) -> CallError {
             CallError::Broken(Fail::new(Status::Failed, text))
         }
     }
+}
+
+/// The socket's mode lets its owner and its group in; who they are depends on the unit.
+fn no_permission(name: &str, socket: &Path) -> Fail {
+    let text = format!("no permission to talk to the supervisor of {name}");
+    let group = std::fs::metadata(socket).ok().and_then(|found| {
+        let group = Group::from_gid(Gid::from_raw(found.gid()));
+        group.ok().flatten()
+    });
+    let hint = match group {
+        Some(Group { name, .. }) => {
+            format!("use sudo, or join the group: sudo adduser $USER {name}")
+        }
+        None => "use sudo".to_owned(),
+    };
+    Fail::new(Status::NoSuchApp, text).hint(hint)
 }
 
 fn not_running(name: &str) -> Fail {

@@ -45,6 +45,7 @@ pub struct Fail {
     status: Status,
     message: String,
     hint: Option<String>,
+    said: bool,
 }
 
 impl Fail {
@@ -53,11 +54,18 @@ impl Fail {
             status,
             message: message.into(),
             hint: None,
+            said: false,
         }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Fail {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The user has been told already.
+    fn said(mut self) -> Fail {
+        self.said = true;
         self
     }
 }
@@ -184,7 +192,9 @@ pub fn main() -> ExitCode {
     match dispatch(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
-            eprintln!("{fail}");
+            if !fail.said {
+                eprintln!("{fail}");
+            }
             ExitCode::from(fail.status as u8)
         }
     }

@@ -55,10 +55,7 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
         .and_then(|inherited| prepare(&setup, inherited));
     let (first, listeners, runtime, was_inherited) = match prepared {
         Ok(prepared) => prepared,
-        Err(fail) => {
-            give_up(&fail, &mut systemd, &mut journal, began);
-            return Err(fail);
-        }
+        Err(fail) => return Err(give_up(fail, &mut systemd, &mut journal, began)),
     };
     (setup.greet)(&setup.name, &listeners);
     let parts = Parts {
@@ -117,13 +114,18 @@ fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
 
 /// Says why nothing was started; under systemd not before a second has passed, so that
 /// Restart= is no busy loop while clients wait in the socket.
-fn give_up(fail: &Fail, systemd: &mut Systemd, journal: &mut Journal, began: Instant) {
+fn give_up(fail: Fail, systemd: &mut Systemd, journal: &mut Journal, began: Instant) -> Fail {
     systemd.set_status(&fail.message);
     if systemd.is_there() {
         journal.log(Record::plain(Level::Error, fail.to_string()));
         std::thread::sleep(RETRY_PAUSE.saturating_sub(began.elapsed()));
     }
     journal.finish(Duration::from_secs(1));
+    match systemd.is_there() {
+        // Our stderr is the journal as well.
+        true => fail.said(),
+        false => fail,
+    }
 }
 
 /// Variables of systemd's that make no sense are said, then ignored.

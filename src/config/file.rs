@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reading small text files that somebody may have got wrong.
 
+use super::access;
 use super::diagnostic::{Diagnostic, Position};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -93,9 +94,12 @@ fn contents(file: &File) -> Result<Vec<u8>, ReadError> {
 
 fn unopened(path: &Path, error: &io::Error) -> ReadError {
     let missing = error.kind() == io::ErrorKind::NotFound;
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        let (message, hint) = access::denied(path, "read");
+        return ReadError::new(message, hint);
+    }
     let message = match error.kind() {
         io::ErrorKind::NotFound => missing_because(path),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         // ENXIO: what open(2) says of a unix socket.
         _ if error.raw_os_error() == Some(nix::errno::Errno::ENXIO as i32) => {
             "this is a socket, not a regular file".to_owned()

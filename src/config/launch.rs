@@ -2,11 +2,12 @@
 //! What a configuration means on this machine now: program, directory, environment.
 
 use super::diagnostic::{ConfigError, Diagnostic, Position, Severity};
-use super::{Config, envfile, file, keys};
+use super::{Config, access, envfile, file, keys};
 use crate::core::Ready;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 /// Where programs are looked for when no `PATH` is set: systemd's own default,
@@ -19,6 +20,8 @@ const PRIVATE: &[&str] = &[
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PIDFDID",
+    // What the listenfd crate, which many workers use, reads besides.
+    "LISTEN_FDS_FIRST_FD",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -99,8 +102,8 @@ impl Launch {
         environment.extend(config.environment.clone());
 
         let place = usable_directory(&config.directory);
-        if let Err(why) = &place {
-            wrong.push(error(config, "directory", why.clone(), None));
+        if let Err((why, hint)) = &place {
+            wrong.push(error(config, "directory", why.clone(), hint.clone()));
         }
         let path = environment.get("PATH").map_or(DEFAULT_PATH, String::as_str);
         let mut look_up = |key: &str, words: &[String]| {
@@ -171,8 +174,9 @@ fn read_environment(
             if found.position != Position::default() {
                 return Err(vec![found]);
             }
-            let hint = missing.then(|| format!("write \"-{origin}\" if it may be missing"));
             let message = format!("environment file `{origin}`: {}", found.message);
+            let optional = || format!("write \"-{origin}\" if it may be missing");
+            let hint = found.hint.or_else(|| missing.then(optional));
             Err(vec![self::error(
                 config,
                 "environment_files",
@@ -197,18 +201,24 @@ fn is_relative_path(word: &str) -> bool {
 }
 
 /// Checks that a worker can be started in `directory`.
-fn usable_directory(directory: &Path) -> Result<(), String> {
+fn usable_directory(directory: &Path) -> Result<(), (String, Option<String>)> {
     let shown = directory.display();
+    let denied = || {
+        let (why, hint) = access::denied(directory, "enter");
+        (format!("directory `{shown}`: {why}"), hint)
+    };
+    let plain = |why: String| (why, None);
     match std::fs::metadata(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(format!(
-            "directory `{shown}`: {}",
-            file::missing_because(directory)
-        )),
-        Err(error) => Err(format!("directory `{shown}`: {error}")),
-        Ok(found) if !found.is_dir() => Err(format!("`{shown}` is not a directory")),
-        Ok(_) if eaccess(directory, AccessFlags::X_OK).is_err() => {
-            Err(format!("directory `{shown}`: permission denied"))
-        }
+        Err(error) => Err(match error.kind() {
+            ErrorKind::NotFound => plain(format!(
+                "directory `{shown}`: {}",
+                file::missing_because(directory)
+            )),
+            ErrorKind::PermissionDenied => denied(),
+            _ => plain(format!("directory `{shown}`: {error}")),
+        }),
+        Ok(found) if !found.is_dir() => Err(plain(format!("`{shown}` is not a directory"))),
+        Ok(_) if eaccess(directory, AccessFlags::X_OK).is_err() => Err(denied()),
         Ok(_) => Ok(()),
     }
 }
@@ -217,6 +227,10 @@ fn usable_directory(directory: &Path) -> Result<(), String> {
 fn find(word: &str, directory: &Path, path: &str) -> Result<PathBuf, (String, Option<String>)> {
     if word.is_empty() {
         return Err(("the command is empty".into(), None));
+    }
+    if word.starts_with("~/") {
+        let message = format!("`{word}` cannot be run: no shell reads this, `~` means nothing");
+        return Err((message, Some("write the whole path".into())));
     }
     if word.contains('/') {
         let program = absolute(directory, Path::new(word));
@@ -231,7 +245,7 @@ fn find(word: &str, directory: &Path, path: &str) -> Result<PathBuf, (String, Op
         let program = absolute(directory, Path::new(entry)).join(word);
         match executable(&program) {
             Ok(()) => return Ok(program),
-            Err((why, Some(hint))) if unusable.is_none() => {
+            Err((why, Some(hint))) if unusable.is_none() && program.exists() => {
                 unusable = Some((format!("`{}` {why}", program.display()), Some(hint)));
             }
             Err(_) => {}
@@ -266,10 +280,14 @@ fn not_found_hint(word: &str, directory: &Path) -> String {
 /// name; there is a hint where the file is there.
 fn executable(program: &Path) -> Result<(), (String, Option<String>)> {
     match std::fs::metadata(program) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err((
+        Err(error) if error.kind() == ErrorKind::NotFound => Err((
             format!("cannot be run: {}", file::missing_because(program)),
             None,
         )),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let (why, hint) = access::denied(program, "run");
+            Err((format!("cannot be run: {why}"), hint))
+        }
         Err(error) => Err((format!("cannot be run: {error}"), None)),
         Ok(found) if found.is_dir() => Err(("is a directory".into(), None)),
         Ok(_) if eaccess(program, AccessFlags::X_OK).is_err() => Err((

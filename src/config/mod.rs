@@ -6,6 +6,7 @@
 //! this machine now (program found, environment complete); [`check()`] both, with
 //! warnings. Nothing in here has an effect on the machine.
 
+mod access;
 mod check;
 mod cpus;
 mod diagnostic;

@@ -115,8 +115,11 @@ fn mistakes_with_a_home_are_explained(b: &TestBox) {
         b.journal(&["-u", "app-cluster.service", "-p", "err"])
     };
     let text = journal(b);
-    assert!(text.contains("permission denied"), "{text}");
-    assert!(text.contains("User="), "{text}");
+    assert!(
+        text.contains("user `app-cluster` may not enter `/home/alice`"),
+        "{text}"
+    );
+    assert!(text.contains("User=alice"), "{text}");
     assert!(text.contains("app-cluster.toml:"), "{text}");
 
     edit(b, "app-cluster.service", &block("ini", "User="));

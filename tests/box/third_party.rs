@@ -71,10 +71,14 @@ fn go(b: &TestBox) {
     prove(b, &config, 0);
 }
 
-/// What a test needs and this machine does not have.
+/// Why a test does not run here.
 pub fn lacking(test: &str) -> Option<&'static str> {
-    let wanted = test == "go" && !crate::harness::is_installed("go");
-    wanted.then_some("no Go compiler (package golang-go)")
+    match test {
+        "go" if !crate::harness::is_installed("go") => Some("no Go compiler (package golang-go)"),
+        // Measures uvicorn more than us.
+        "uvicorn_plain" if scale(1, 0) == 0 => Some("in the full tier only (APPC_FULL=1)"),
+        _ => None,
+    }
 }
 
 /// Puts an example where its configuration says, and gives the configuration.

@@ -12,13 +12,13 @@ pub const WITHIN: Duration = Duration::from_secs(60);
 
 /// What a supervisor writes, line by line.
 #[derive(Clone, Default)]
-pub struct Lines(pub Arc<(Mutex<Heard>, Condvar)>);
+pub struct Lines(pub Arc<Shared>);
 
-/// The lines so far, and whether that is all.
-pub type Heard = (Vec<String>, bool);
+/// The lines so far and whether there will be more, and what tells of a change.
+type Shared = (Mutex<(Vec<String>, bool)>, Condvar);
 
 impl Lines {
-    pub fn lock(&self) -> MutexGuard<'_, Heard> {
+    pub fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
