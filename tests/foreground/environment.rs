@@ -163,13 +163,9 @@ fn directory_and_program_are_found_anew() {
 
 /// An executable shell script.
 pub fn write_script(path: &std::path::Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    // Put in place whole: a script that is open for writing cannot be executed.
-    let new = path.with_extension("new");
-    std::fs::write(&new, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(&new, mode).expect("a mode");
-    std::fs::rename(&new, path).expect("a script in place");
+    let source = path.with_extension("source");
+    std::fs::write(&source, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    crate::dev::install(&source, path);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::dev::{BINARY, Dev, Said, Setup, WITHIN, get};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 /// Ends with this status, having said all this, and leaves nothing.
 fn fails(setup: Setup, code: i32, parts: &[&str]) {
@@ -154,7 +155,7 @@ fn as_a_user() -> Option<Dev> {
         let user = nix::unistd::User::from_name("nobody").ok()??;
         nix::unistd::chown(&own, Some(user.uid), Some(user.gid)).expect("an owner");
         // Where we are built, others may not be able to go.
-        std::fs::copy(BINARY, setup.path("app-cluster")).expect("a copy");
+        crate::dev::install(Path::new(BINARY), &setup.path("app-cluster"));
         let place = own.display().to_string();
         setup = setup.env("XDG_RUNTIME_DIR", &place).wrapper(
             "shift; exec setpriv --reuid nobody --regid nogroup --clear-groups ./app-cluster \"$@\"",

@@ -7,7 +7,7 @@
 #[path = "dev_tools.rs"]
 mod tools;
 
-pub use tools::{Said, WITHIN, get, scale, wait};
+pub use tools::{Said, WITHIN, get, install, scale, wait};
 
 use app_cluster::api::{SlotStatus, Status};
 use nix::sys::signal::{Signal, kill};
@@ -352,14 +352,19 @@ impl Dev {
             .collect()
     }
 
-    /// Nothing is left of it: no process, no socket file.
+    /// Nothing is left of it: no process (one that has been killed may take a moment to
+    /// die), no socket file.
     pub fn assert_gone(&self) {
-        assert_eq!(
-            self.processes(),
-            [0; 0],
-            "processes left:\n{}",
-            self.output()
-        );
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            let late = Instant::now() >= deadline;
+            assert!(!late, "processes left: {left:?}\n{}", self.output());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let sockets = sockets_under(self.home.path());
         assert!(sockets.is_empty(), "left: {sockets:?}");
     }

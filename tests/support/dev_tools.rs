@@ -114,3 +114,14 @@ pub fn sockets_under(directory: &Path) -> Vec<PathBuf> {
     }
     found
 }
+
+/// Copies a program to where it can be executed, by a process of its own: another thread
+/// may be starting something at any time, and what it starts would have the copy open for
+/// writing for a moment, which makes it busy (ETXTBSY of execve(2)).
+pub fn install(from: &Path, to: &Path) {
+    let new = to.with_extension("new");
+    let mut install = std::process::Command::new("install");
+    install.args(["-m", "755"]).arg(from).arg(&new);
+    assert!(install.status().expect("install(1)").success());
+    std::fs::rename(&new, to).expect("a program in place");
+}
