@@ -7,10 +7,12 @@ use super::{Fail, logs};
 use crate::api::{self, Call, Outcome};
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{self, IsTerminal};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Lines of a failed worker that are shown.
 const LAST_LINES: u32 = 20;
+/// How much later than the supervisor systemd may send us its SIGTERM.
+const SIGTERM_LATE: Duration = Duration::from_secs(1);
 
 pub fn main(name: &str) -> Result<(), Fail> {
     change(name, &Call::Reload {})
@@ -24,7 +26,6 @@ pub fn restart(target: &Target) -> Result<(), Fail> {
 fn change(name: &str, call: &Call) -> Result<(), Fail> {
     let began = SystemTime::now();
     detach_on_signals(name)?;
-    let mut client = Client::connect(name)?;
     // Run by systemd (ExecReload=) our stderr is the journal, where the supervisor's own
     // lines say all this already.
     let quiet = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
@@ -33,18 +34,30 @@ fn change(name: &str, call: &Call) -> Result<(), Fail> {
             eprintln!("{name} | {step}");
         }
     };
-    match client.call_with_progress::<Outcome>(call, progress) {
+    let answer = Client::connect(name)
+        .map_err(CallError::Broken)
+        .and_then(|mut client| client.call_with_progress::<Outcome>(call, progress));
+    match answer {
         Ok(outcome) => {
             if !quiet {
                 println!("{name}: {}", outcome.message);
             }
             Ok(())
         }
-        Err(CallError::Refused(error)) => {
-            show_last_lines(&error, began);
-            Err(CallError::Refused(error).into())
+        Err(error) => {
+            match &error {
+                CallError::Refused(api::Error::InProgress { .. }) | CallError::Broken(_)
+                    if quiet =>
+                {
+                    // The supervisor ends. If systemd ends the unit, we are to end by the
+                    // same SIGTERM, which has another exit status.
+                    std::thread::sleep(SIGTERM_LATE);
+                }
+                CallError::Refused(error) => show_last_lines(error, began),
+                CallError::Broken(_) => {}
+            }
+            Err(error.into())
         }
-        Err(broken) => Err(broken.into()),
     }
 }
 
