@@ -113,6 +113,12 @@ pub fn main(options: &Options) -> Result<(), Fail> {
         cursor = text(entry, "__CURSOR");
     }
     if !options.follow {
+        if history.is_empty() {
+            eprintln!(
+                "{app}: no such lines of {service} in the journal (in the foreground they go to \
+                 the terminal; to read all of the journal, join the group systemd-journal)"
+            );
+        }
         return Ok(());
     }
     let after = cursor.map(|c| format!("--after-cursor={c}"));

@@ -99,6 +99,9 @@ fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
         let diagnostics = errors;
         return Err(bad_config(crate::config::ConfigError { diagnostics }));
     }
+    // Ahead of the sockets: a second supervisor of the app is to be told that, not that
+    // its port is in use.
+    let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
     let was_inherited = !inherited.is_empty();
     let listeners = match was_inherited {
         true => inherited,
@@ -109,7 +112,6 @@ fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
         }
         false => open(&first.listen)?,
     };
-    let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
     Ok((first, listeners, runtime, was_inherited))
 }
 

@@ -21,6 +21,7 @@ mod app;
 mod crash;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
+mod home;
 mod hostile;
 mod itself;
 #[path = "../support/load.rs"]
@@ -28,11 +29,14 @@ mod load;
 mod logs;
 mod package;
 mod programs;
+mod release;
 mod reload;
 mod serve;
 mod service;
+mod stop;
 mod third_party;
 mod units;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -55,7 +59,11 @@ fn main() -> ExitCode {
         logs::TESTS,
         serve::TESTS,
         reload::TESTS,
+        release::TESTS,
+        stop::TESTS,
         third_party::TESTS,
+        home::TESTS,
+        verbs::TESTS,
     ]
     .concat();
     if args.list {
