@@ -139,7 +139,7 @@ fn systemd_variables_of_all_kinds() {
     let full = std::env::var("APPC_FULL").is_ok_and(|v| v == "1");
     let config = Config {
         failure_persistence: None,
-        cases: if full { 400 } else { 25 },
+        cases: if full { 1000 } else { 60 },
         max_shrink_iters: 0,
         ..Config::default()
     };
