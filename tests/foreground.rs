@@ -16,3 +16,5 @@ mod readiness;
 mod serving;
 #[path = "foreground/signals.rs"]
 mod signals;
+#[path = "foreground/startup.rs"]
+mod startup;

@@ -24,16 +24,25 @@ pub fn main(what: &str, json: bool) -> Result<(), Fail> {
         );
     } else {
         for diagnostic in &found {
-            eprintln!("{diagnostic}");
+            eprintln!("{diagnostic}\n");
         }
     }
     if errors > 0 {
-        let text = format!("{}: {errors} error(s)", path.display());
+        let text = format!("{}: {}", path.display(), counted(errors, "error"));
         return Err(Fail::new(Status::Failed, text));
     }
     if !json {
         let warnings = found.len();
-        println!("{}: ok, {warnings} warning(s)", path.display());
+        let told = match warnings {
+            0 => String::new(),
+            _ => format!(", {}", counted(warnings, "warning")),
+        };
+        println!("{}: ok{told}", path.display());
     }
     Ok(())
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }

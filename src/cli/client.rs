@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Talking to a supervisor over its control socket.
 
-use super::{Fail, Status, config_file, units};
+use super::{CONFIG_DIRECTORY, Fail, Status, config_file, units};
 use crate::api::{self, Call};
 use crate::engine::runtime_candidates;
 use crate::frontend::varlink;
@@ -167,5 +167,25 @@ fn not_running(name: &str) -> Fail {
         "{name} does not run, and there is no app of that name ({} is missing)",
         file.display()
     );
-    Fail::new(Status::NoSuchApp, text).hint("to try something out: app-cluster dev")
+    let hint = match apps().as_slice() {
+        [] => format!(
+            "write that file and systemctl start {socket}, or try it in the foreground: \
+             app-cluster dev --name {name}"
+        ),
+        known => format!("the apps of this machine: {}", known.join(", ")),
+    };
+    Fail::new(Status::NoSuchApp, text).hint(hint)
+}
+
+/// The apps that have a configuration file.
+fn apps() -> Vec<String> {
+    let entries = std::fs::read_dir(CONFIG_DIRECTORY).into_iter().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            Some(name.strip_suffix(".toml")?.to_owned())
+        })
+        .collect();
+    names.sort();
+    names
 }

@@ -32,7 +32,7 @@ pub struct Options {
 pub fn main(options: Options) -> Result<(), Fail> {
     let name = checked(options.name.clone())?;
     if let Err(error) = Listen::distinct(&options.listen) {
-        return Err(Fail::new(Status::Failed, error));
+        return Err(Fail::new(Status::Usage, error));
     }
     let config = match (&options.config, options.command.first()) {
         (Some(file), _) => file.display().to_string(),

@@ -9,11 +9,16 @@ use super::target::Target;
 use super::{DEFAULT_NAME, Fail, Status, units};
 use crate::engine::message_id::WORKER_STARTED;
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How long journald may take for a sync.
+const SYNC_SECONDS: i64 = 5;
 
 /// Command line of `logs`.
 #[derive(Debug, Args)]
@@ -108,6 +113,12 @@ pub fn main(options: &Options) -> Result<(), Fail> {
         cursor = text(entry, "__CURSOR");
     }
     if !options.follow {
+        if history.is_empty() {
+            eprintln!(
+                "{app}: no such lines of {service} in the journal (in the foreground they go to \
+                 the terminal; to read all of the journal, join the group systemd-journal)"
+            );
+        }
         return Ok(());
     }
     let after = cursor.map(|c| format!("--after-cursor={c}"));
@@ -176,13 +187,7 @@ fn show(app: &str, options: &Options, workers: &Workers, entry: &Value) -> std::
 /// The last lines of one worker, written at or after `since`: process ids and cgroups are
 /// used again. None when there is no journal, or it may not be read.
 pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32, since: SystemTime) -> Vec<String> {
-    // What a process wrote last is in the journal for sure only after a sync (root only).
-    let _ = Command::new("journalctl")
-        .arg("--sync")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    sync();
     let count = count.to_string();
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = format!("--since=@{}", since.as_secs());
@@ -201,6 +206,30 @@ pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32, since: SystemTime)
         Ok(()) => lines,
         Err(_) => Vec::new(),
     }
+}
+
+/// What a process wrote last is in the journal for sure only after a sync (root only). A
+/// journald that stands still is not waited for: whoever reloads wants the outcome.
+fn sync() {
+    let child = Command::new("journalctl")
+        .arg("--sync")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else {
+        return;
+    };
+    let patience = Timespec {
+        tv_sec: SYNC_SECONDS,
+        tv_nsec: 0,
+    };
+    if let Ok(pidfd) = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience));
+    }
+    // One that has ended is not harmed.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn journalctl(arguments: &[&str]) -> Vec<String> {

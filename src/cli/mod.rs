@@ -29,6 +29,8 @@ const DEFAULT_NAME: &str = "app-cluster";
 pub enum Status {
     /// It did not work.
     Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
     /// The app does not run.
     NotRunning = 3,
     /// There is no such app, or no permission.
@@ -216,7 +218,15 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
 fn checked(name: String) -> Result<String, Fail> {
     match crate::config::valid_name(&name) {
         Ok(()) => Ok(name),
-        Err(error) => Err(Fail::new(Status::NoSuchApp, error)),
+        Err(error) => {
+            let fail = Fail::new(Status::Usage, error);
+            Err(match name.contains(['[', ':']) {
+                true => {
+                    fail.hint("this is about the whole app; `restart` and `logs` take NAME[SLOT]")
+                }
+                false => fail,
+            })
+        }
     }
 }
 

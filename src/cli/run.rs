@@ -96,6 +96,9 @@ fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
         let diagnostics = errors;
         return Err(bad_config(crate::config::ConfigError { diagnostics }));
     }
+    // Ahead of the sockets: a second supervisor of the app is to be told that, not that
+    // its port is in use.
+    let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
     let was_inherited = !inherited.is_empty();
     let listeners = match was_inherited {
         true => inherited,
@@ -106,7 +109,6 @@ fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
         }
         false => open(&first.listen)?,
     };
-    let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
     Ok((first, listeners, runtime, was_inherited))
 }
 
@@ -128,14 +130,7 @@ fn give_up(fail: Fail, systemd: &mut Systemd, journal: &mut Journal, began: Inst
 
 /// Variables of systemd's that make no sense are said, then ignored.
 fn odd_environment() -> Vec<String> {
-    let mut odd = Vec::new();
-    for name in ["WATCHDOG_USEC", "WATCHDOG_PID"] {
-        if let Some(value) = std::env::var_os(name)
-            && value.to_str().is_none_or(|v| v.parse::<u64>().is_err())
-        {
-            odd.push(format!("{name}={value:?} is not a number: no watchdog"));
-        }
-    }
+    let mut odd: Vec<String> = crate::engine::watchdog().1.into_iter().collect();
     let pid = std::env::var_os("LISTEN_PID");
     let ours = |v: &std::ffi::OsString| v.to_str() == Some(&std::process::id().to_string());
     if std::env::var_os("LISTEN_FDS").is_some() && !pid.as_ref().is_some_and(ours) {

@@ -90,7 +90,11 @@ impl Journal {
             .stack_size(256 * 1024)
             .spawn(move || {
                 let dispatch = to_journal.then(journal).flatten();
+                let shares_stream = stderr_is_the_journal();
                 for record in records {
+                    if shares_stream && record.id == Some(super::message_id::WORKER_EXITED) {
+                        end_line();
+                    }
                     match &dispatch {
                         Some(journal) => {
                             tracing::dispatcher::with_default(journal, || emit(&app, &record));
@@ -141,6 +145,21 @@ impl Journal {
             Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
+}
+
+/// Whether our stderr, and so our workers', is the stream to journald that systemd has
+/// opened (systemd.exec(5), `$JOURNAL_STREAM`).
+fn stderr_is_the_journal() -> bool {
+    let opened = std::env::var("JOURNAL_STREAM").ok();
+    let found = nix::sys::stat::fstat(std::io::stderr());
+    found.is_ok_and(|stat| opened == Some(format!("{}:{}", stat.st_dev, stat.st_ino)))
+}
+
+/// journald keeps a line without an end until another process writes into the stream. All
+/// workers share it: our empty line, which journald drops, brings out the last words of one
+/// that has ended. Written here, in the thread that may be held up.
+fn end_line() {
+    let _ = std::io::stderr().write_all(b"\n");
 }
 
 fn journal() -> Option<Dispatch> {

@@ -179,15 +179,17 @@ fn open_unix(path: &Path) -> Result<OwnedFd> {
 fn bind_error(address: &str, port: Option<u16>, error: nix::Error) -> anyhow::Error {
     let hint = match (error, port) {
         (nix::Error::EADDRINUSE, Some(port)) => format!(
-            "\n  hint: see who has it with `ss -ltnp 'sport = :{port}'`, or choose another address with -l"
+            "\n  hint: see who has it with `ss -ltnp 'sport = :{port}'`, or listen on another address"
         ),
         (nix::Error::EACCES, Some(port)) if port < 1024 => format!(
             "\n  hint: ports below 1024 need root; under systemd the socket unit opens port {port} for you"
         ),
-        (nix::Error::EADDRNOTAVAIL, _) => "\n  hint: this machine does not have that address (`ip \
-             address` lists them); 0.0.0.0 or [::] are all of them"
-            .to_owned(),
-        (nix::Error::ENOENT, None) => "\n  hint: make its directory first".to_owned(),
+        (nix::Error::EADDRNOTAVAIL, _) => {
+            "\n  hint: this machine has no such address, `ip address` lists those it has".to_owned()
+        }
+        (nix::Error::ENOENT, None) => {
+            "\n  hint: the directory of the socket file has to be there".to_owned()
+        }
         _ => String::new(),
     };
     anyhow::anyhow!("cannot listen on {address}: {}{hint}", error.desc())

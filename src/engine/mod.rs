@@ -28,7 +28,7 @@ pub use listeners::{Listener, inherit, open};
 pub use output::Style;
 pub use report::rfc3339;
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
-pub use systemd::Systemd;
+pub use systemd::{Systemd, watchdog};
 
 use crate::config::{Config, ConfigError, Launch};
 use crate::core::{
@@ -57,11 +57,13 @@ use std::time::Duration;
 /// Added to what is asked of systemd (EXTEND_TIMEOUT_USEC), so that our own deadlines
 /// come first.
 const MARGIN: Duration = Duration::from_secs(10);
+/// Pause before systemd is told again what it did not take.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
 /// How long the end may wait for a journald that does not read.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Signals that are events; to be blocked before any thread is started.
-const SIGNALS: [Signal; 9] = [
+pub const SIGNALS: [Signal; 9] = [
     Signal::SIGTERM,
     Signal::SIGQUIT,
     Signal::SIGINT,
@@ -221,7 +223,7 @@ impl Engine {
             watchdog: parts
                 .systemd
                 .is_there()
-                .then(sd_notify::watchdog_enabled)
+                .then(|| systemd::watchdog().0)
                 .flatten(),
             systemd: parts.systemd,
             style: parts.style,
@@ -258,7 +260,8 @@ impl Engine {
 
     fn next_deadline(&self) -> Option<Time> {
         let ping = self.next_ping.into_iter();
-        ping.chain(self.core.next_deadline()).min()
+        let again = self.systemd.owes().then(|| now() + SAY_AGAIN);
+        ping.chain(self.core.next_deadline()).chain(again).min()
     }
 
     /// Gives an event to the core and does what it says, until nothing follows.
@@ -277,11 +280,11 @@ impl Engine {
     fn end_turn(&mut self) {
         self.systemd.set_status(&self.core.status_line());
         let busy = self.core.busy_until();
-        if busy != self.extended && self.systemd.is_there() {
-            if let Some(until) = busy {
-                self.systemd.extend(until.since(now()) + MARGIN);
+        if busy != self.extended {
+            let heard = busy.is_none_or(|at| self.systemd.extend(at.since(now()) + MARGIN));
+            if heard {
+                self.extended = busy;
             }
-            self.extended = busy;
         }
         if let (Some(at), Some(interval)) = (self.next_ping, self.watchdog)
             && at <= now()

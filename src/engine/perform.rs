@@ -9,7 +9,6 @@ use crate::exec::Plan;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::pidfd_send_signal;
-use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -42,7 +41,7 @@ impl Engine {
             Action::DropGeneration { generation } => {
                 self.releases.remove(&generation);
             }
-            Action::SayReady => self.systemd.say(&[NotifyState::Ready]),
+            Action::SayReady => self.systemd.say_ready(),
             Action::Announce(transition) => self.announce(&transition),
             Action::Reply { to, result } => self.reply(to, result),
             Action::Exit(outcome) => self.outcome = Some(outcome),

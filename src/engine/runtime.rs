@@ -2,7 +2,7 @@
 //! The runtime directory of an app: control socket, notify sockets, lock.
 
 use crate::core::WorkerId;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -23,10 +23,17 @@ impl Runtime {
     /// It cannot be made, or another supervisor uses it.
     pub fn claim(directory: &Path) -> Result<Runtime> {
         let shown = directory.display();
-        make(directory, 0o755).with_context(|| format!("cannot make {shown}"))?;
-        make(&directory.join("notify"), 0o700)
-            .with_context(|| format!("cannot make {shown}/notify"))?;
-        fs::set_permissions(directory.join("notify"), Permissions::from_mode(0o700))?;
+        let private = directory.join("notify");
+        make(directory, 0o755)
+            .and_then(|()| make(&private, 0o700))
+            .map_err(|error| {
+                anyhow!(
+                    "cannot make the runtime directory {shown}: {error}\n  \
+                     hint: set XDG_RUNTIME_DIR to a directory of your own, or \
+                     RUNTIME_DIRECTORY to one for this app alone"
+                )
+            })?;
+        fs::set_permissions(&private, Permissions::from_mode(0o700))?;
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -36,7 +43,7 @@ impl Runtime {
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             bail!(
                 "another supervisor of this app runs already (it holds {shown}/lock)\n  \
-                 hint: `app-cluster status` shows it; for a second one choose another name"
+                 hint: `app-cluster status NAME` shows it; a second one needs another name"
             );
         };
         // What a supervisor that was killed has left.

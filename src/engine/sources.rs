@@ -65,8 +65,10 @@ impl Engine {
                     return;
                 }
             };
+            let before = self.notify_garbage;
             self.notify_garbage += datagram.garbage as u64;
-            if datagram.garbage > 0 && self.notify_garbage.is_power_of_two() {
+            // At the first, and whenever there are twice as many.
+            if before.checked_ilog2() != self.notify_garbage.checked_ilog2() {
                 let text = format!(
                     "{} line(s) on notify sockets were not understood (last: worker {})",
                     self.notify_garbage, datagram.pid

@@ -4,12 +4,42 @@
 //! `sd_notify::notify` opens a socket for each message and may block when systemd
 //! does not read; nothing in the loop may. So its types make the text, and one
 //! non-blocking socket carries it: what cannot be sent at once is dropped and
-//! counted.
+//! counted. What systemd must know all the same (that we are ready, our present
+//! status) is said again in later turns.
 
 use sd_notify::NotifyState;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+/// A shorter WATCHDOG_USEC is a mistake: pings would be all that is done.
+const SHORTEST_WATCHDOG: Duration = Duration::from_millis(10);
+
+/// How often systemd wants a sign of life; with what is wrong about its wish.
+pub fn watchdog() -> (Option<Duration>, Option<String>) {
+    let number = |name: &str| match std::env::var_os(name) {
+        None => Ok(None),
+        Some(value) => match value.to_str().and_then(|v| v.parse::<u64>().ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(format!("{name}={value:?} is not a number: no watchdog")),
+        },
+    };
+    let (usec, pid) = match (number("WATCHDOG_USEC"), number("WATCHDOG_PID")) {
+        (Ok(usec), Ok(pid)) => (usec, pid),
+        (Err(why), _) | (_, Err(why)) => return (None, Some(why)),
+    };
+    let ours = pid.is_none_or(|pid| pid == u64::from(std::process::id()));
+    match usec.map(Duration::from_micros).filter(|_| ours) {
+        Some(span) if span < SHORTEST_WATCHDOG => {
+            let why = format!(
+                "WATCHDOG_USEC={} is too short: no watchdog",
+                span.as_micros()
+            );
+            (None, Some(why))
+        }
+        span => (span, None),
+    }
+}
 
 /// The line to systemd; without one, everything is silently left unsaid.
 #[derive(Debug)]
@@ -17,6 +47,8 @@ pub struct Systemd {
     name: String,
     socket: Option<UnixDatagram>,
     status: String,
+    owes_ready: bool,
+    owes_status: bool,
     /// Messages that systemd did not take.
     pub dropped: u64,
 }
@@ -32,6 +64,8 @@ impl Systemd {
             name: String::new(),
             socket: None,
             status: String::new(),
+            owes_ready: false,
+            owes_status: false,
             dropped: 0,
         };
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
@@ -57,34 +91,49 @@ impl Systemd {
         self.socket.is_some()
     }
 
-    /// Says several things at once.
-    pub fn say(&mut self, states: &[NotifyState<'_>]) {
+    /// Says several things at once. `false`: systemd did not take it.
+    pub fn say(&mut self, states: &[NotifyState<'_>]) -> bool {
         let Some(socket) = &self.socket else {
-            return;
+            return true;
         };
         let lines: Vec<String> = states.iter().map(|s| s.to_string()).collect();
-        if socket.send(lines.join("\n").as_bytes()).is_err() {
+        let sent = socket.send(lines.join("\n").as_bytes()).is_ok();
+        if !sent {
             self.dropped += 1;
             // systemd may have made its socket anew (daemon-reexec).
             if let Ok(socket) = open(&self.name) {
                 self.socket = Some(socket);
             }
         }
+        sent
     }
 
-    /// Shows `line` in `systemctl status`, if it is new.
+    /// Says that the service is ready; see [`Systemd::owes`].
+    pub fn say_ready(&mut self) {
+        self.owes_ready = !self.say(&[NotifyState::Ready]);
+    }
+
+    /// Whether something is to be said again: [`Systemd::set_status`] does it.
+    pub fn owes(&self) -> bool {
+        self.owes_ready || self.owes_status
+    }
+
+    /// Shows `line` in `systemctl status`, if it is new or has not arrived.
     pub fn set_status(&mut self, line: &str) {
+        if self.owes_ready {
+            self.say_ready();
+        }
         let line = line.replace('\n', " ");
-        if self.status != line {
-            self.say(&[NotifyState::Status(&line)]);
+        if self.owes_status || self.status != line {
+            self.owes_status = !self.say(&[NotifyState::Status(&line)]);
             self.status = line;
         }
     }
 
-    /// Asks for at least `span` more for what is under way.
-    pub fn extend(&mut self, span: Duration) {
+    /// Asks for at least `span` more for what is under way. `false`: not heard.
+    pub fn extend(&mut self, span: Duration) -> bool {
         let micros = u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
-        self.say(&[NotifyState::ExtendTimeoutUsec(micros)]);
+        self.say(&[NotifyState::ExtendTimeoutUsec(micros)])
     }
 }
 
@@ -97,4 +146,44 @@ fn open(name: &str) -> std::io::Result<UnixDatagram> {
     socket.connect_addr(&address)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_taken_is_said_again() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("notify");
+        let listener = UnixDatagram::bind(&path).expect("bind");
+        listener.set_nonblocking(true).expect("nonblocking");
+        let name = path.display().to_string();
+        let mut systemd = Systemd {
+            socket: Some(open(&name).expect("open")),
+            name,
+            status: String::new(),
+            owes_ready: false,
+            owes_status: false,
+            dropped: 0,
+        };
+        while systemd.say(&[NotifyState::Watchdog]) {}
+        systemd.say_ready();
+        systemd.set_status("1/1 ready");
+        assert!(systemd.owes());
+        let mut bytes = [0; 64];
+        let mut heard = || {
+            let length = listener.recv(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+        };
+        while let Some(text) = heard() {
+            assert_eq!(text.trim_end(), "WATCHDOG=1");
+        }
+        systemd.set_status("1/1 ready");
+        systemd.set_status("1/1 ready");
+        assert!(!systemd.owes());
+        let rest: Vec<_> = std::iter::from_fn(heard).collect();
+        let rest: Vec<_> = rest.iter().map(|text| text.trim_end()).collect();
+        assert_eq!(rest, ["READY=1", "STATUS=1/1 ready"]);
+    }
 }

@@ -16,8 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Connections served at a time; more wait.
+/// Connections served at a time, of root and of all others: workers have the
+/// supervisor's user, and whatever they do must not keep root from a reload.
 const MAX_CONNECTIONS: usize = 32;
+/// A client that has nothing to say for so long is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest call that is read.
 const MAX_CALL: u64 = 64 * 1024;
 /// A client that does not take an answer in this time is given up.
@@ -57,12 +60,16 @@ fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 fn serve(listener: &UnixListener, desk: &Desk) {
-    let busy = Arc::new(AtomicUsize::new(0));
+    let (of_root, of_others) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     loop {
         let Ok((stream, _)) = listener.accept() else {
             // Out of descriptors or memory: not for long, and not at full speed.
             std::thread::sleep(Duration::from_millis(100));
             continue;
+        };
+        let busy = match Caller::of(&stream).uid {
+            Some(0) => &of_root,
+            _ => &of_others,
         };
         if busy.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
             let full = json!({ "message": "too many connections, try again" });
@@ -73,7 +80,7 @@ fn serve(listener: &UnixListener, desk: &Desk) {
             busy.fetch_sub(1, Ordering::AcqRel);
             continue;
         }
-        let (desk, done) = (desk.clone(), Arc::clone(&busy));
+        let (desk, done) = (desk.clone(), Arc::clone(busy));
         let spawned = thread("control-client", move || {
             let _ = converse(stream, &desk);
             done.fetch_sub(1, Ordering::AcqRel);
@@ -88,6 +95,7 @@ fn serve(listener: &UnixListener, desk: &Desk) {
 /// with the last message of the connection.
 fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let caller = Caller::of(&stream);
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
@@ -95,6 +103,7 @@ fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
         let message = match varlink::read(&mut reader, MAX_CALL) {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => {
                 let parameters = json!({ "parameter": error.to_string() });
                 let name = "org.varlink.service.InvalidParameter";

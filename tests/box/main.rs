@@ -22,16 +22,21 @@ mod crash;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
 mod home;
+mod hostile;
 mod itself;
 #[path = "../support/load.rs"]
 mod load;
+mod logs;
 mod package;
 mod programs;
+mod release;
 mod reload;
 mod serve;
 mod service;
+mod stop;
 mod third_party;
 mod units;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -50,10 +55,15 @@ fn main() -> ExitCode {
         units::TESTS,
         package::TESTS,
         crash::TESTS,
+        hostile::TESTS,
+        logs::TESTS,
         serve::TESTS,
         reload::TESTS,
+        release::TESTS,
+        stop::TESTS,
         third_party::TESTS,
         home::TESTS,
+        verbs::TESTS,
     ]
     .concat();
     if args.list {

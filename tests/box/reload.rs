@@ -131,7 +131,7 @@ fn full_runtime_directory_stops_a_reload(b: &TestBox) {
     let before = pids(b);
     // As many files as there are: a new worker's notification socket is one more.
     let fill = format!(
-        "mount -o remount,nr_inodes=$(df --output=iused {DIRECTORY} | tail -n 1) {DIRECTORY}"
+        "mount -o remount,nr_inodes=$(df --output=iused {DIRECTORY} | tail -n 1 | tr -d ' ') {DIRECTORY}"
     );
     b.sh(&fill).ok();
     let out = long(b, "app-cluster reload").fails();

@@ -71,7 +71,7 @@ pub struct Setup {
     arguments: Vec<String>,
     command: Vec<String>,
     environment: Vec<(String, String)>,
-    user: Option<&'static str>,
+    stdin: Option<OwnedFd>,
     wrapper: Option<&'static str>,
 }
 
@@ -84,7 +84,7 @@ impl Setup {
             arguments: Vec::new(),
             command: Vec::new(),
             environment: Vec::new(),
-            user: None,
+            stdin: None,
             wrapper: None,
         }
     }
@@ -139,6 +139,11 @@ impl Setup {
         self
     }
 
+    pub fn stdin(mut self, fd: OwnedFd) -> Setup {
+        self.stdin = Some(fd);
+        self
+    }
+
     fn arrange(&self, mark: &str) -> Command {
         let mut command = match self.wrapper {
             None => Command::new(BINARY),
@@ -166,14 +171,15 @@ impl Setup {
     }
 
     /// Starts it, without waiting for anything.
-    pub fn spawn(self) -> Dev {
+    pub fn spawn(mut self) -> Dev {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{}-{number}", std::process::id());
         let mut command = self.arrange(&mark);
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let stderr = OwnedFd::from(writer.try_clone().expect("a pipe"));
-        command.stdin(Stdio::null()).stdout(writer).stderr(stderr);
+        let stdin = self.stdin.take().map_or(Stdio::null(), Stdio::from);
+        command.stdin(stdin).stdout(writer).stderr(stderr);
         let child = command.spawn().expect("app-cluster starts");
         // Ours of the write end are in it.
         drop(command);

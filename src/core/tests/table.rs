@@ -11,8 +11,8 @@ macro_rules! every {
     ($kind:ty: $($pattern:pat => [$($label:expr => $value:expr),* $(,)?]),+ $(,)?) => {{
         let _: fn(&$kind) = |value| match value { $($pattern => {}),+ };
         $($(assert!(matches!($value, $pattern), "{} is listed elsewhere", $label);)*)+
-        let mut all: Vec<(String, $kind)> = Vec::new();
-        $($(all.push(($label.to_string(), $value));)*)+
+        let all: Vec<(String, $kind)> =
+            [$(vec![$(($label.to_string(), $value)),*]),+].concat();
         all
     }};
 }
@@ -27,7 +27,7 @@ struct Situation {
 
 #[derive(Clone)]
 enum Trigger {
-    Event(Event),
+    Event(Box<Event>),
     Due(Timer),
 }
 
@@ -110,7 +110,9 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
     let from = Some(RequestId(1));
     let requests = requests(slot).into_iter();
     all.extend(requests.map(|(l, what)| (l, Event::Requested { from, what })));
-    let events = all.into_iter().map(|(l, e)| (l, Trigger::Event(e)));
+    let events = all
+        .into_iter()
+        .map(|(l, e)| (l, Trigger::Event(Box::new(e))));
     let timers = timers(worker, slot).into_iter();
     events
         .chain(timers.map(|(l, t)| (l, Trigger::Due(t))))
@@ -120,7 +122,7 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
 /// Whether a trigger belongs into the table of a worker, and into that of the cluster.
 fn concerns(trigger: &Trigger) -> (bool, bool) {
     match trigger {
-        Trigger::Event(event) => match event {
+        Trigger::Event(event) => match event.as_ref() {
             Event::Begin | Event::ConfigLoaded { .. } => (false, true),
             Event::Requested { .. } => (true, true),
             Event::Wake
@@ -316,7 +318,7 @@ fn worker_state(core: &Supervisor, worker: WorkerId) -> WorkerState {
 fn apply(core: &mut Supervisor, trigger: &Trigger) -> Option<Vec<Action>> {
     let now = core.now;
     match trigger {
-        Trigger::Event(event) => Some(core.handle(now, event.clone())),
+        Trigger::Event(event) => Some(core.handle(now, *event.clone())),
         Trigger::Due(timer) => {
             core.timers.get(*timer)?;
             core.timers.set(*timer, now);
