@@ -145,7 +145,15 @@ fn systemd_variables_of_all_kinds() {
     };
     let seed = TestRng::from_seed(RngAlgorithm::ChaCha, b"nonsense in systemd's variables!");
     let mut runner = TestRunner::new_with_rng(config, seed);
-    let variables = prop::collection::btree_map(prop::sample::select(&NAMES[..]), value(), 1..5);
+    let any_of_them = prop::collection::btree_map(prop::sample::select(&NAMES[..]), value(), 1..5);
+    // Sockets are looked at only if they are for us.
+    let variables = (any_of_them, prop::option::of(value())).prop_map(|(mut all, sockets)| {
+        if let Some(sockets) = sockets {
+            all.insert("LISTEN_PID", "own".to_owned());
+            all.insert("LISTEN_FDS", sockets);
+        }
+        all
+    });
     let (served, refused) = (Cell::new(0), Cell::new(0));
     let result = runner.run(&variables, |variables| {
         let variables: Vec<_> = variables

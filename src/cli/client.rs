@@ -88,7 +88,11 @@ impl Client {
             message["more"] = json!(true);
         }
         let mut stream = self.reader.get_ref();
-        varlink::write(&mut stream, &message).map_err(|e| self.broken(&e))
+        match varlink::write(&mut stream, &message) {
+            // Turned away before it was heard; the reason is there to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|e| self.broken(&e)),
+        }
     }
 
     fn receive<T: DeserializeOwned>(

@@ -39,18 +39,20 @@ pub fn main(options: Options) -> Result<(), Fail> {
         (None, Some(_)) => "command line".to_owned(),
         (None, None) => "built-in hello worker".to_owned(),
     };
+    // Found out once: a path to a binary that has been replaced since is no path.
+    let hello = hello();
     supervise(Setup {
         name,
         config,
-        load: Box::new(move || load(&options)),
+        load: Box::new(move || load(&options, &hello)),
         style: Some(Style::for_stdout()),
         greet,
     })
 }
 
-fn load(options: &Options) -> Result<Config, ConfigError> {
+fn load(options: &Options, hello: &[String]) -> Result<Config, ConfigError> {
     let command = match options.command.as_slice() {
-        [] => hello(),
+        [] => hello.to_vec(),
         given => given.to_vec(),
     };
     let mut config = Config::for_command(command);

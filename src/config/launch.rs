@@ -20,6 +20,8 @@ const PRIVATE: &[&str] = &[
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PIDFDID",
+    // What the listenfd crate, which many workers use, reads besides.
+    "LISTEN_FDS_FIRST_FD",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",

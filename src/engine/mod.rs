@@ -36,7 +36,7 @@ use crate::core::{
     WorkerState,
 };
 use crate::frontend::control::Control;
-use crate::frontend::{Answer, Ask, Desk};
+use crate::frontend::{Answer, Ask, Desk, OpenCalls};
 use anyhow::{Context, Result};
 use cgroup::Cgroup;
 use nix::sys::eventfd::EventFd;
@@ -59,7 +59,7 @@ use std::time::Duration;
 const MARGIN: Duration = Duration::from_secs(10);
 /// Pause before systemd is told again what it did not take.
 const SAY_AGAIN: Duration = Duration::from_secs(1);
-/// How long the end may wait for a journald that does not read.
+/// How long the end may wait for a journald that does not read, and for clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Signals that are events; to be blocked before any thread is started.
@@ -139,6 +139,7 @@ pub struct Engine {
     signals: SignalFd,
     bell: Arc<EventFd>,
     calls: Receiver<Ask>,
+    open: OpenCalls,
     listeners: Vec<Listener>,
     inherited: bool,
     releases: BTreeMap<GenerationId, Release>,
@@ -180,6 +181,7 @@ impl Engine {
     /// The configuration does not fit this machine, or a system call failed.
     pub fn new(parts: Parts) -> Result<Engine> {
         let (desk, calls, bell) = Desk::new()?;
+        let open = desk.open();
         let control = Control::listen(&parts.runtime.control(), desk)?;
         let release = Release::new(parts.first)?;
         let policy = release.policy();
@@ -207,6 +209,7 @@ impl Engine {
             signals,
             bell,
             calls,
+            open,
             listeners: parts.listeners,
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),
@@ -306,6 +309,10 @@ impl Engine {
         }
         self.reap_orphans();
         self.journal.finish(LAST_WORDS);
+        // Those who still wait will have no answer.
+        self.waiting.clear();
+        drop(self.calls);
+        self.open.settle(LAST_WORDS);
         Ok(outcome)
     }
 

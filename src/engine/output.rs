@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// Lines kept of each worker, for the report of a failed reload.
 const KEPT: usize = 20;
@@ -51,27 +52,42 @@ impl Style {
 
 /// The last lines of a worker.
 #[derive(Debug, Clone, Default)]
-pub struct Tail(Arc<Mutex<VecDeque<String>>>);
+pub struct Tail(Arc<(Mutex<Kept>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    lines: VecDeque<String>,
+    ended: bool,
+}
 
 impl Tail {
-    /// As they are now, oldest first.
-    pub fn lines(&self) -> Vec<String> {
-        let lines = self
+    /// Oldest first; when all writers are gone, or as they are after `within`: a worker's
+    /// end may be known before its last words have been read. Blocks.
+    pub fn at_end(&self, within: Duration) -> Vec<String> {
+        let waited = self
             .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        lines.iter().cloned().collect()
+            .1
+            .wait_timeout_while(self.lock(), within, |kept| !kept.ended);
+        let (kept, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        kept.lines.iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        let kept = self.0.0.lock();
+        kept.unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn push(&self, line: String) {
-        let mut lines = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let lines = &mut self.lock().lines;
         if lines.len() == KEPT {
             lines.pop_front();
         }
         lines.push_back(line);
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.0.1.notify_all();
     }
 }
 
@@ -93,7 +109,7 @@ fn copy(from: impl Read, prefix: &str, tail: &Tail, to: &mut impl Write) {
     loop {
         line.clear();
         match Read::take(&mut from, MAX_LINE).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => return tail.end(),
             Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&line);
@@ -119,10 +135,28 @@ mod tests {
         let shown = String::from_utf8(shown).expect("UTF-8");
         assert!(shown.starts_with("web[3] 17 | one\nweb[3] 17 | two\n"));
         assert!(shown.ends_with("web[3] 17 | no newline\n"));
-        assert_eq!(tail.lines().len(), 6, "the long line in two parts");
+        assert_eq!(
+            tail.at_end(Duration::ZERO).len(),
+            6,
+            "the long line in two parts"
+        );
         let many = "line\n".repeat(100);
         copy(many.as_bytes(), &prefix, &tail, &mut io::sink());
-        assert_eq!(tail.lines(), vec!["line"; KEPT]);
+        assert_eq!(tail.at_end(Duration::ZERO), vec!["line"; KEPT]);
+    }
+
+    #[test]
+    fn last_words_are_waited_for() {
+        let tail = Tail::default();
+        let (from, mut to) = io::pipe().expect("a pipe");
+        let kept = tail.clone();
+        let reader = std::thread::spawn(move || copy(from, "", &kept, &mut io::sink()));
+        assert_eq!(tail.at_end(Duration::ZERO), [""; 0]);
+        let all = std::thread::spawn(move || tail.at_end(Duration::from_secs(60)));
+        to.write_all(b"one\ntwo").expect("written");
+        drop(to);
+        assert_eq!(all.join().expect("the lines"), ["one", "two"]);
+        reader.join().expect("its end");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is told of the supervisor: status, outcomes, errors.
 
-use super::{Engine, now, tree};
+use super::{Engine, Tail, now, tree};
 use crate::api::{self, Counters, ListenerStatus, OtherWorker, SlotStatus, Status, WorkersStatus};
 use crate::config::{Config, Launch};
-use crate::core::{Blame, Done, Failure, SlotId, Time, Worker, WorkerId, WorkerState};
+use crate::core::{Done, Failure, SlotId, Time, Worker, WorkerId, WorkerState};
 use crate::exec::Plan;
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::BTreeMap;
@@ -87,7 +87,7 @@ impl Engine {
                 pid: blame.pid,
                 cgroup: self.cgroup_name(Some(blame.worker)),
                 cause: blame.cause.to_string(),
-                last_lines: self.last_lines(blame),
+                last_lines: Vec::new(),
             },
             Failure::WorkerFailed(blame) => api::Error::WorkerFailed {
                 message,
@@ -101,11 +101,14 @@ impl Engine {
         }
     }
 
-    fn last_lines(&self, blame: &Blame) -> Vec<String> {
+    /// What the worker that made a rollout fail wrote (foreground only).
+    pub(super) fn tail(&self, failure: &Failure) -> Option<Tail> {
+        let Failure::GenerationFailed { blame, .. } = failure else {
+            return None;
+        };
         let held = self.held.get(&blame.worker).and_then(|h| h.tail.as_ref());
         let kept = self.tails.iter().find(|(id, _)| *id == blame.worker);
-        let tail = held.or(kept.map(|(_, tail)| tail));
-        tail.map(|tail| tail.lines()).unwrap_or_default()
+        held.or(kept.map(|(_, tail)| tail)).cloned()
     }
 
     /// Everything that is told of the app.

@@ -3,11 +3,13 @@
 
 use super::report;
 use super::spawn::{next_zombie, reap, try_wait};
-use super::{Engine, Level, Record, Token, Waiting, tree};
+use super::{Engine, Level, Record, Tail, Token, Waiting, tree};
 use crate::api::{self, Call};
 use crate::core::{Event, Exit, Request, RequestId, Scale, SlotId, WorkerId};
 use crate::frontend::{Answer, Ask};
 use nix::libc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 /// Datagrams taken from one worker in one turn.
 const DATAGRAMS: usize = 16;
@@ -15,6 +17,8 @@ const DATAGRAMS: usize = 16;
 const CALLS: usize = 32;
 /// Orphans reaped in one turn.
 const ORPHANS: usize = 4096;
+/// How long the last words of a failed worker are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Engine {
     pub(super) fn take(&mut self, token: Token) {
@@ -282,12 +286,31 @@ impl Engine {
         to: RequestId,
         result: Result<crate::core::Done, crate::core::Failure>,
     ) {
-        if let Some(waiting) = self.waiting.remove(&to) {
-            let answer = match result {
-                Ok(done) => Ok(report::outcome(&done)),
-                Err(failure) => Err(self.error(&failure)),
-            };
-            let _ = waiting.answers.try_send(Answer::Final(answer));
-        }
+        let Some(waiting) = self.waiting.remove(&to) else {
+            return;
+        };
+        let answer = match result {
+            Ok(done) => Ok(report::outcome(&done)),
+            Err(failure) => {
+                let error = self.error(&failure);
+                if let Some(tail) = self.tail(&failure) {
+                    return send_with_last_lines(error, tail, waiting.answers);
+                }
+                Err(error)
+            }
+        };
+        let _ = waiting.answers.try_send(Answer::Final(answer));
     }
+}
+
+/// Waits for the last words of the worker that is to blame, on a thread of its own.
+fn send_with_last_lines(mut error: api::Error, tail: Tail, answers: SyncSender<Answer>) {
+    let send = move || {
+        if let api::Error::GenerationFailed { last_lines, .. } = &mut error {
+            *last_lines = tail.at_end(LAST_WORDS);
+        }
+        let _ = answers.try_send(Answer::Final(Err(error)));
+    };
+    // Without a thread to be had the client learns that there is no answer.
+    drop(std::thread::Builder::new().spawn(send));
 }

@@ -133,7 +133,7 @@ fn answer(
         return varlink::write(writer, &typed_error(&error));
     }
     let gone = || io::Error::other("the supervisor has ended");
-    let answers = desk.ask(call).ok_or_else(gone)?;
+    let (answers, _open) = desk.ask(call).ok_or_else(gone)?;
     if oneway {
         return Ok(());
     }

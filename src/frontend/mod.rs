@@ -8,8 +8,9 @@ pub mod varlink;
 use crate::api;
 use nix::sys::eventfd::EventFd;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Answers that may wait for a slow client before it is given up.
 const ANSWERS: usize = 1024;
@@ -41,6 +42,38 @@ pub struct Ask {
 pub struct Desk {
     calls: SyncSender<Ask>,
     bell: Arc<EventFd>,
+    open: OpenCalls,
+}
+
+/// How many calls are under way: put, and their last answer not yet written.
+#[derive(Debug, Clone, Default)]
+pub struct OpenCalls(Arc<(Mutex<usize>, Condvar)>);
+
+impl OpenCalls {
+    /// Blocks until there are none, at the longest `within`: the end of the process
+    /// would take answers away that the loop has given already.
+    pub fn settle(&self, within: Duration) {
+        let (count, changed) = &*self.0;
+        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_timeout_while(count, within, |count| *count > 0));
+    }
+
+    fn begin(&self) -> OpenCall {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        OpenCall(self.clone())
+    }
+}
+
+/// A call under way, until it is dropped.
+#[derive(Debug)]
+pub struct OpenCall(OpenCalls);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let (count, changed) = &*self.0.0;
+        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        changed.notify_all();
+    }
 }
 
 impl Desk {
@@ -54,15 +87,23 @@ impl Desk {
         let desk = Desk {
             calls,
             bell: Arc::clone(&bell),
+            open: OpenCalls::default(),
         };
         Ok((desk, inbox, bell))
     }
 
-    /// Puts a call to the loop. `None`: the loop has ended.
-    pub fn ask(&self, call: api::Call) -> Option<Receiver<Answer>> {
+    /// The calls that are under way.
+    pub fn open(&self) -> OpenCalls {
+        self.open.clone()
+    }
+
+    /// Puts a call to the loop. `None`: the loop has ended. The second part is to be kept
+    /// until the last answer has been delivered.
+    pub fn ask(&self, call: api::Call) -> Option<(Receiver<Answer>, OpenCall)> {
+        let open = self.open.begin();
         let (answers, inbox) = std::sync::mpsc::sync_channel(ANSWERS);
         self.calls.send(Ask { call, answers }).ok()?;
         self.bell.write(1).ok()?;
-        Some(inbox)
+        Some((inbox, open))
     }
 }

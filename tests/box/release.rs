@@ -34,7 +34,7 @@ const EXITS: Bad = Bad {
 };
 const NEVER_LISTENS: Bad = Bad {
     config: "command = \"/srv/app/waits\"\nworkers = 2\nstart_timeout = \"3s\"\n",
-    cause: &["slot 0", "was not ready within 3s"],
+    cause: &["slot 0", "was not ready within 3"],
     last_lines: &["connecting to the database"],
 };
 const TYPO: Bad = Bad {

@@ -160,8 +160,10 @@ fn stop_ends_a_reload(b: &TestBox) {
     start(b, &format!("{}canary_time = \"1h\"\n", hello(3)));
     let load = in_flight(b, 8_000);
     let by_systemd = b.spawn("systemctl reload app-cluster", LONG);
-    let rolling = || status(b)["slots"][0]["draining"][0]["generation"] == 2;
-    b.wait_for("the new generation's first worker", LONG, rolling);
+    b.wait_for("the new generation's first worker", LONG, || {
+        let status = status(b);
+        status["rollout"]["stage"] == "advancing" && processes_of(b, SERVICE).len() > 5
+    });
     let by_hand = b.spawn("app-cluster reload", LONG);
     long(b, "systemctl stop app-cluster.socket app-cluster.service").ok();
     is_all_over(b);

@@ -108,6 +108,9 @@ fn strangers_are_told_what_to_do(b: &TestBox) {
 }
 
 fn exit_codes_of_what_is_not_there(b: &TestBox) {
+    // The socket is open, so there is something to stop; then there is not.
+    b.run(&["app-cluster", "stop"]).ok();
+    port_is_closed(b);
     for verb in ["status", "reload", "restart", "scale app-cluster 2", "stop"] {
         let out = b.sh(&format!("app-cluster {verb}"));
         assert_eq!(out.code, 3, "{out}");

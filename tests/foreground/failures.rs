@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bad releases and crashes: what serves goes on serving, and the cause is told.
 
-use crate::dev::{Dev, Setup, WITHIN, wait};
+use crate::dev::{Dev, Setup, WITHIN};
 use crate::environment::write_script;
 use crate::load::{Kind, Load, LoadSpec};
 use nix::sys::signal::{Signal, kill};
@@ -278,14 +278,11 @@ fn exits_after_which_a_worker_follows() {
         ("stop_exit_codes = [7, 9]", 8),
     ] {
         let dev = ending(&format!("{keys}\nbackoff_min = \"10ms\""));
-        let pid = dev.slot(1).pid;
+        assert_eq!(dev.slot(1).restarts, 0);
         dev.write("exit.new", &format!("{code}\n"));
         std::fs::rename(dev.path("exit.new"), dev.path("exit")).expect("renamed");
-        let next = wait("another", || {
-            let slot = dev.slot(1);
-            (slot.pid.is_some() && slot.pid != pid).then_some(slot)
-        });
-        assert!(next.restarts >= 1, "{keys}: {next:?}");
+        let status = dev.until("another", |s| s.slots[1].restarts > 0);
+        assert_ne!(status.slots[1].state, "stopped", "{keys}");
         dev.stop();
     }
 }

@@ -4,64 +4,26 @@
 
 #![allow(dead_code)] // each test uses its part
 
+#[path = "dev_tools.rs"]
+mod tools;
+
+pub use tools::{Said, WITHIN, get, scale, wait};
+
 use app_cluster::api::{SlotStatus, Status};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tools::{Lines, sockets_under};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_app-cluster");
-/// Longest that anything may take that takes a moment: the machine may be busy.
-pub const WITHIN: Duration = Duration::from_secs(60);
 /// Every process of a test carries it in its environment.
 const MARK: &str = "APPC_TEST_MARK";
-
-/// `full` when every requirement is to be met as written (`APPC_FULL=1`).
-pub fn scale<T>(full: T, reduced: T) -> T {
-    match std::env::var_os("APPC_FULL").is_some_and(|v| v == "1") {
-        true => full,
-        false => reduced,
-    }
-}
-
-/// Looks every few milliseconds until `found` is there.
-pub fn wait<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + WITHIN;
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {WITHIN:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// What a supervisor writes, line by line, with the time it came.
-#[derive(Clone, Default)]
-struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
-
-impl Lines {
-    fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(self, from: impl Read) {
-        for line in BufReader::new(from).split(b'\n') {
-            let Ok(line) = line else { break };
-            let line = String::from_utf8_lossy(&line).into_owned();
-            self.lock().0.push(line);
-            self.0.1.notify_all();
-        }
-        self.lock().1 = true;
-        self.0.1.notify_all();
-    }
-}
 
 /// What to start. The home directory exists from the beginning.
 pub struct Setup {
@@ -426,64 +388,4 @@ impl Drop for Dev {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-fn sockets_under(directory: &Path) -> Vec<PathBuf> {
-    use std::os::unix::fs::FileTypeExt;
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(sockets_under(&entry.path())),
-            Ok(kind) if kind.is_socket() => found.push(entry.path()),
-            _ => {}
-        }
-    }
-    found
-}
-
-/// What a command said.
-#[derive(Debug)]
-pub struct Said {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Said {
-        Said {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Said {
-    #[track_caller]
-    pub fn succeeded(self) -> Said {
-        assert_eq!(self.code, Some(0), "{self:#?}");
-        self
-    }
-
-    #[track_caller]
-    pub fn failed(self, code: i32, parts: &[&str]) -> Said {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        for part in parts {
-            assert!(self.stderr.contains(part), "no {part:?} in {self:#?}");
-        }
-        self
-    }
-}
-
-/// One request; the body as JSON.
-pub fn get(mut stream: impl Read + Write, path: &str) -> Result<serde_json::Value, String> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    let failed = |e: std::io::Error| e.to_string();
-    stream.write_all(request.as_bytes()).map_err(failed)?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(failed)?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or("no whole head")?;
-    assert!(head.starts_with("HTTP/1.1 200"), "{text}");
-    serde_json::from_str(body).map_err(|e| format!("{e}: {text}"))
 }
