@@ -301,11 +301,8 @@ impl Engine {
         let outcome = self.outcome.take().unwrap_or(Outcome::Stopped);
         match &outcome {
             Outcome::Stopped => self.log(Record::plain(Level::Info, "stopped")),
-            Outcome::StartFailed(blame) => {
-                let text = format!("start failed: {blame}");
-                self.systemd.set_status(&text);
-                self.log(Record::plain(Level::Error, text));
-            }
+            // Whoever called us says why; systemd shows the line that it was told last.
+            Outcome::StartFailed(_) => self.systemd.set_status(&self.core.status_line()),
         }
         self.reap_orphans();
         self.journal.finish(LAST_WORDS);

@@ -20,6 +20,10 @@ const ORPHANS: usize = 4096;
 /// How long the last words of a failed worker are waited for.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// `si_code` of a signal that the kernel sent by itself (sigaction(2)); of SIGHUP: the
+/// terminal has hung up.
+const SI_KERNEL: i32 = 0x80;
+
 impl Engine {
     pub(super) fn take(&mut self, token: Token) {
         match token {
@@ -175,6 +179,9 @@ impl Engine {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {
                 libc::SIGCHLD => self.reap_orphans(),
+                libc::SIGHUP if info.ssi_code == SI_KERNEL => {
+                    self.stop("the terminal is gone: stopping");
+                }
                 libc::SIGHUP => self.want(Request::Reload, "SIGHUP: reload"),
                 libc::SIGTERM | libc::SIGQUIT => self.stop("stopping"),
                 libc::SIGINT if self.interrupted => {

@@ -47,6 +47,22 @@ impl Write for Sent {
     }
 }
 
+/// A closed terminal window ends the app; SIGHUP from anybody else reloads it.
+#[test]
+fn a_terminal_that_hangs_up_ends_it() {
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    // Nobody else may hold its other end.
+    rustix::io::fcntl_setfd(&terminal.master, rustix::io::FdFlags::CLOEXEC).expect("a flag");
+    let mut dev = Setup::new("web")
+        .workers(2)
+        .wrapper("exec setsid --ctty \"$@\"")
+        .stdin(terminal.slave)
+        .start();
+    drop(terminal.master);
+    dev.wait_for_line("the terminal is gone");
+    assert_eq!(dev.ended().code(), Some(0), "{}", dev.output());
+}
+
 #[test]
 fn each_stop_signal_drains() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT] {
