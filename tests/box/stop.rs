@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     test!(restart_of_the_socket_finishes_what_has_begun),
     test!(daemon_reload_and_reexec_are_not_noticed),
     test!(stop_ends_a_reload),
+    test!(stop_ends_a_reload_at_any_moment),
 ];
 
 /// Clients of whom each makes one request, and all of these are in a worker.
@@ -176,4 +177,18 @@ fn stop_ends_a_reload(b: &TestBox) {
         b.run(&["systemctl", "is-failed", SERVICE]).stdout.trim(),
         "inactive"
     );
+}
+
+/// Nothing holds the supervisor up: it may be gone before its reload command
+/// has read the answer, or before the command has asked.
+fn stop_ends_a_reload_at_any_moment(b: &TestBox) {
+    for n in 0..scale(30, 6) {
+        start(b, &format!("{}canary_time = \"1h\"\n", hello(2)));
+        let script = format!(
+            "systemctl reload --no-block app-cluster; sleep 0.0{n}
+             systemctl stop app-cluster.service"
+        );
+        long(b, &script).ok();
+        is_all_over(b);
+    }
 }
