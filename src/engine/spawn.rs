@@ -3,7 +3,8 @@
 
 use crate::exec::Plan;
 use nix::fcntl::OFlag;
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use std::collections::BTreeMap;
@@ -59,7 +60,11 @@ pub fn spawn(
     let arguments = c_strings(plan.to_arguments())?;
     let environment = environment.iter().map(|(k, v)| format!("{k}={v}"));
     let environment = c_strings(environment)?;
-    let attributes = PosixSpawnAttr::init()?;
+    // A signal that we were started with ignored (nohup, a shell's `&`) is none of the
+    // worker's business.
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_sigdefault(&SigSet::all())?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
     let pid = posix_spawn(SELF, &actions, &attributes, &arguments, &environment)?;
     let pidfd = open_pidfd(pid.as_raw()).inspect_err(|_| {
         // Out of descriptors: a process that cannot be watched must not run. As a child

@@ -72,7 +72,7 @@ fn what_the_operator_sets_is_left_alone() {
 
 #[test]
 fn signals_descriptors_and_session_of_a_worker() {
-    let wrapper = "exec 7</dev/null 9</dev/null; trap '' PIPE; exec \"$@\"";
+    let wrapper = "exec 7</dev/null 9</dev/null; trap '' PIPE HUP INT TERM; exec \"$@\"";
     let dev = Setup::new("web")
         .workers(1)
         .arguments(&["-l", "one=127.0.0.1:0", "-l", "two=127.0.0.1:0"])

