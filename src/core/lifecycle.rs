@@ -243,9 +243,9 @@ impl Supervisor {
             Ready::Exec(command) => format!("`{}` did not exit 0", command.join(" ")),
             Ready::Delay(_) => "its delay is longer than start_timeout".to_owned(),
         };
-        // To the millisecond: it is shown to people.
-        let after = self.now.since(worker.spawned).as_millis() as u64;
-        let after = Duration::from_millis(after);
+        // The time it was given, unless it asked for more; it is shown to people.
+        let tenths = self.now.since(worker.spawned).as_millis() as u64 / 100;
+        let after = Duration::from_millis(tenths * 100).max(policy.start_timeout);
         self.fail(id, Cause::StartTimeout { after, hint });
         self.stop_worker(id);
     }
