@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, IsTerminal, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -99,14 +99,14 @@ pub fn main(options: &Options) -> Result<(), Fail> {
         workers.learn(app, entry);
         true
     })?;
-    let mut arguments = vec!["-o", "json", unit.as_str()];
+    let mut arguments = vec!["-r", "-o", "json", unit.as_str()];
     if let Some(since) = &options.since {
         arguments.extend(["--since", since]);
     }
     let wanted = options
         .lines
         .unwrap_or(if options.follow { 10 } else { 1000 });
-    let history = collect(&journalctl(&arguments), app, options, &mut workers, wanted)?;
+    let history = collect(&journalctl(&arguments), options, &workers, wanted)?;
     let mut cursor = None;
     for entry in &history {
         show(app, options, &workers, entry)?;
@@ -133,26 +133,24 @@ pub fn main(options: &Options) -> Result<(), Fail> {
     })
 }
 
-/// The last `wanted` lines that are asked for.
+/// The last `wanted` lines that are asked for, read from the end backwards.
 fn collect(
     arguments: &[String],
-    app: &str,
     options: &Options,
-    workers: &mut Workers,
+    workers: &Workers,
     wanted: usize,
 ) -> Result<Vec<Value>, Fail> {
-    let mut kept = std::collections::VecDeque::new();
-    each(arguments, |entry| {
-        workers.learn(app, entry);
-        if is_wanted(options, workers, entry) {
-            kept.push_back(entry.clone());
-            if kept.len() > wanted {
-                kept.pop_front();
+    let mut kept = Vec::new();
+    if wanted > 0 {
+        each(arguments, |entry| {
+            if is_wanted(options, workers, entry) {
+                kept.push(entry.clone());
             }
-        }
-        true
-    })?;
-    Ok(kept.into())
+            kept.len() < wanted
+        })?;
+    }
+    kept.reverse();
+    Ok(kept)
 }
 
 fn is_wanted(options: &Options, workers: &Workers, entry: &Value) -> bool {
@@ -165,7 +163,10 @@ fn is_wanted(options: &Options, workers: &Workers, entry: &Value) -> bool {
 fn show(app: &str, options: &Options, workers: &Workers, entry: &Value) -> std::io::Result<()> {
     let slot = workers.slot(entry);
     let pid = text(entry, "_PID").unwrap_or_default();
-    let message = text(entry, "MESSAGE").unwrap_or_default();
+    let mut message = text(entry, "MESSAGE").unwrap_or_default();
+    if std::io::stdout().is_terminal() {
+        message = harmless(&message);
+    }
     let micros: u64 = text(entry, "__REALTIME_TIMESTAMP")
         .and_then(|t| t.parse().ok())
         .unwrap_or_default();
@@ -199,7 +200,7 @@ pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32, since: SystemTime)
     }
     let mut lines = Vec::new();
     let read = each(&journalctl(&matches), |entry| {
-        lines.push(text(entry, "MESSAGE").unwrap_or_default());
+        lines.push(harmless(&text(entry, "MESSAGE").unwrap_or_default()));
         true
     });
     match read {
@@ -262,6 +263,12 @@ fn each(arguments: &[String], mut take: impl FnMut(&Value) -> bool) -> Result<()
     }
     child.wait()?;
     Ok(())
+}
+
+/// What a worker wrote, without what could move the cursor of a terminal or forge a line.
+pub fn harmless(text: &str) -> String {
+    let kept = |c: &char| *c == '\t' || !c.is_control();
+    text.chars().filter(kept).collect()
 }
 
 /// A field of an entry. Bytes that are not text come as an array of numbers, a field that

@@ -9,6 +9,8 @@ use zbus::{Connection, OwnedObjectPath};
 
 /// How often the state of a unit is looked at while it stops.
 const LOOK: Duration = Duration::from_millis(50);
+/// So many looks at units that neither stop nor have stopped are enough.
+const PATIENCE: u32 = 100;
 
 pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
     let mut client = match Client::connect(name) {
@@ -47,8 +49,8 @@ fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
     }
     let (service, socket) = units(name);
     let all = vec![socket, service];
-    match zbus::block_on(are_all_down(&all)) {
-        Ok(false) => stop_units(name, &all),
+    match zbus::block_on(states(&all)) {
+        Ok(states) if !states.iter().all(|state| is_down(state)) => stop_units(name, &all),
         _ => Err(fail),
     }
 }
@@ -72,7 +74,24 @@ fn stop_units(name: &str, units: &[String]) -> Result<(), Fail> {
         Fail::new(Status::Failed, text).hint(format!("sudo systemctl stop {shown}"))
     };
     stopped.map_err(refused)?;
-    while !zbus::block_on(are_all_down(units)).map_err(refused)? {
+    let mut idle = 0;
+    loop {
+        let states = zbus::block_on(states(units)).map_err(refused)?;
+        if states.iter().all(|state| is_down(state)) {
+            break;
+        }
+        // Somebody has started it again, or has cancelled the stop.
+        idle = match states.iter().any(|state| state == "deactivating") {
+            true => 0,
+            false => idle + 1,
+        };
+        if idle > PATIENCE {
+            let text = format!(
+                "systemd did not stop {shown}, which is {}",
+                states.join(", ")
+            );
+            return Err(Fail::new(Status::Failed, text).hint(format!("systemctl status {shown}")));
+        }
         std::thread::sleep(LOOK);
     }
     println!("{name}: stopped, and its socket closed");
@@ -90,8 +109,14 @@ where
         .await
 }
 
-async fn are_all_down(units: &[String]) -> zbus::Result<bool> {
+fn is_down(state: &str) -> bool {
+    state == "inactive" || state == "failed"
+}
+
+/// `ActiveState` of each unit.
+async fn states(units: &[String]) -> zbus::Result<Vec<String>> {
     let bus = Connection::system().await?;
+    let mut all = Vec::new();
     for unit in units {
         let reply = manager(&bus, "LoadUnit", &unit.as_str()).await?;
         let path: OwnedObjectPath = reply.body().deserialize()?;
@@ -106,10 +131,7 @@ async fn are_all_down(units: &[String]) -> zbus::Result<bool> {
             )
             .await?;
         let state: zbus::OwnedVariant = reply.body().deserialize()?;
-        let state = String::try_from(&*state).unwrap_or_default();
-        if state != "inactive" && state != "failed" {
-            return Ok(false);
-        }
+        all.push(String::try_from(&*state).unwrap_or_default());
     }
-    Ok(true)
+    Ok(all)
 }

@@ -81,7 +81,7 @@ fn show_last_lines(error: &api::Error, since: SystemTime) {
         return;
     };
     let lines = match known.is_empty() {
-        false => known,
+        false => known.iter().map(|line| logs::harmless(line)).collect(),
         true => logs::last_lines(pid, cgroup.as_deref(), LAST_LINES, since),
     };
     if lines.is_empty() {

@@ -58,6 +58,7 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
         Err(fail) => return Err(give_up(fail, &mut systemd, &mut journal, began)),
     };
     (setup.greet)(&setup.name, &listeners);
+    let under_systemd = systemd.is_there();
     let parts = Parts {
         name: setup.name,
         load: setup.load,
@@ -70,7 +71,12 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
         systemd,
         style: setup.style,
     };
-    match Engine::new(parts).and_then(Engine::run)? {
+    let ended = Engine::new(parts).and_then(Engine::run).inspect_err(|_| {
+        if under_systemd {
+            std::thread::sleep(RETRY_PAUSE.saturating_sub(began.elapsed()));
+        }
+    });
+    match ended? {
         Outcome::Stopped => Ok(()),
         Outcome::StartFailed(blame) => Err(Fail::new(
             Status::Failed,

@@ -31,12 +31,17 @@ impl Supervisor {
             hold,
             settled: false,
             requested: false,
+            leaving: false,
             failed: false,
             retire: false,
+            last_look: false,
             probes: 0,
             status: None,
         };
         self.workers.insert(id, worker);
+        if let Some(slot) = self.slot_mut(slot) {
+            slot.members.push(id);
+        }
         let deadline = self.now + self.policy(generation).start_timeout;
         self.timers.set(Timer::Start(id), deadline);
         self.arm_probe(id);
@@ -92,8 +97,11 @@ impl Supervisor {
             after,
         };
         self.timers.clear_worker(id);
-        if to == WorkerState::Gone {
-            self.workers.remove(&id);
+        if to == WorkerState::Gone
+            && let Some(worker) = self.workers.remove(&id)
+            && let Some(slot) = self.slot_mut(worker.slot)
+        {
+            slot.members.retain(|member| *member != id);
         }
         self.announce(transition);
         if to == WorkerState::Gone {
@@ -147,6 +155,9 @@ impl Supervisor {
             self.back_off(slot, true);
         }
         self.begin_stop(id, WorkerState::Draining);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.leaving = true;
+        }
     }
 
     fn arm_probe(&mut self, id: WorkerId) {
@@ -183,10 +194,11 @@ impl Supervisor {
         if !self.workers.get(&id).is_some_and(starting) {
             return;
         }
-        if ready {
-            self.set_ready(id);
-        } else {
-            self.arm_probe(id);
+        let last = self.workers.get(&id).is_some_and(|w| w.last_look);
+        match (ready, last) {
+            (true, _) => self.set_ready(id),
+            (false, true) => self.start_timed_out(id),
+            (false, false) => self.arm_probe(id),
         }
     }
 
@@ -223,7 +235,27 @@ impl Supervisor {
         }
     }
 
+    /// Where readiness is looked for, one last look decides: we may have stood still
+    /// ourselves, longer than the worker needed.
     pub(super) fn on_start_timeout(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        if !matches!(
+            self.policy(worker.generation).ready,
+            Ready::Auto | Ready::Accepting
+        ) {
+            self.start_timed_out(id);
+            return;
+        }
+        self.timers.clear(Timer::Probe(id));
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.last_look = true;
+        }
+        self.actions.push(Action::Probe { worker: id });
+    }
+
+    fn start_timed_out(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -294,6 +326,7 @@ impl Supervisor {
         };
         let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
         let (requested, ready_at, settled) = (worker.requested, worker.ready_at, worker.settled);
+        let (leaving, retire) = (worker.leaving, worker.retire);
         self.announce(Transition::Exited {
             worker: id,
             slot,
@@ -313,8 +346,8 @@ impl Supervisor {
         }
         if !requested {
             let stays_away = self.stays_away(generation, exit);
-            if stays_away && let Some(slot) = self.slot_mut(slot) {
-                slot.stopped = true;
+            if stays_away && !retire {
+                self.leave_empty(slot, generation);
             }
             let cause = match ready_at {
                 None => Cause::ExitedEarly(exit),
@@ -328,6 +361,18 @@ impl Supervisor {
                 self.fail(id, cause);
             }
         }
+        if leaving && self.stays_away(generation, exit) {
+            self.leave_empty(slot, generation);
+        }
         self.set_state(id, WorkerState::Gone);
+    }
+
+    /// The slot is not filled again, if it is still to have a worker of this generation.
+    fn leave_empty(&mut self, slot: SlotId, generation: GenerationId) {
+        if let Some(slot) = self.slot_mut(slot)
+            && slot.generation == Some(generation)
+        {
+            slot.stopped = true;
+        }
     }
 }

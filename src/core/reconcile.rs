@@ -95,8 +95,9 @@ impl Supervisor {
     /// The live workers of a slot: those it should have, and the others.
     fn live(&self, slot: usize) -> (Vec<&Worker>, Vec<&Worker>) {
         let want = self.slots[slot].generation;
-        let here = self.workers.values();
-        here.filter(|w| w.slot.0 as usize == slot && w.state.is_live())
+        let here = self.slots[slot].members.iter();
+        here.filter_map(|id| self.workers.get(id))
+            .filter(|w| w.state.is_live())
             .partition(|w| Some(w.generation) == want && !w.retire)
     }
 
@@ -116,7 +117,7 @@ impl Supervisor {
         let stop_first = self.stops_first();
         let (fit, others) = self.live(slot);
         let others: Vec<(WorkerId, WorkerState)> = others.iter().map(|w| (w.id, w.state)).collect();
-        let settled = fit.iter().any(|w| w.settled);
+        let settled = self.slots[slot].stopped || fit.iter().any(|w| w.settled);
         if fit.is_empty() && self.may_spawn(slot, want) {
             if self.slots[slot].last_failure.is_some() {
                 self.slots[slot].restarts += 1;
@@ -140,6 +141,14 @@ impl Supervisor {
     fn may_spawn(&self, slot: usize, want: GenerationId) -> bool {
         let waits = self.timers.get(Timer::Backoff(SlotId(slot as u32)));
         if waits.is_some() || self.slots[slot].stopped {
+            return false;
+        }
+        // One that leaves by itself may be one that is not to be followed.
+        let policy = self.policy(want);
+        let open = policy.restart != Restart::Always || !policy.stop_exit_codes.is_empty();
+        let mut members = self.slots[slot].members.iter();
+        let leaving = |id| self.workers.get(id).is_some_and(|w: &Worker| w.leaving);
+        if open && members.any(leaving) {
             return false;
         }
         // "Stop first" means that no two generations ever run side by side.

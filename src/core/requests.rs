@@ -101,6 +101,9 @@ impl Supervisor {
 
     fn request_stop(&mut self, from: Option<RequestId>) {
         self.begin_stopping(Outcome::Stopped);
+        // Asked to end while a failed start is ending it: then it is no failure, nor a wait.
+        self.outcome = Outcome::Stopped;
+        self.timers.clear(Timer::Exit);
         self.wait(from, Want::Stopped);
     }
 
@@ -134,7 +137,8 @@ impl Supervisor {
     }
 
     pub(super) fn waiters_saw_failure(&mut self, blame: &Blame, settled: bool) {
-        if settled {
+        let retired = |w: &Worker| w.retire;
+        if settled || self.workers.get(&blame.worker).is_some_and(retired) {
             return;
         }
         let slot = blame.slot;
@@ -159,11 +163,25 @@ impl Supervisor {
             return;
         }
         let workers = self.desired();
-        let scaled = self.slots.len() == workers as usize
-            && (0..self.slots.len()).all(|i| self.is_relieved(i));
+        // A slot that was there before and fails is another matter.
+        let scaled = |first_new: u32| {
+            let fine = |i: usize| {
+                let old = (i as u32) < first_new;
+                self.is_relieved(i) || (old && self.slots[i].last_failure.is_some())
+            };
+            self.slots.len() == workers as usize && (0..self.slots.len()).all(fine)
+        };
+        let scaled: BTreeMap<u32, bool> = self
+            .waiters
+            .iter()
+            .filter_map(|w| match w.wants {
+                Want::Scaled { first_new } => Some((first_new, scaled(first_new))),
+                _ => None,
+            })
+            .collect();
         let relieved: Vec<bool> = (0..self.slots.len()).map(|i| self.is_relieved(i)).collect();
         let meant = |w: &Waiter| match w.wants {
-            Want::Scaled { .. } => scaled,
+            Want::Scaled { first_new } => scaled.get(&first_new) == Some(&true),
             Want::Replaced(slot) => relieved.get(slot.0 as usize).copied().unwrap_or(true),
             Want::Stopped => false,
         };

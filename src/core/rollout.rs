@@ -208,7 +208,11 @@ impl Supervisor {
                     w.state.is_live() && slot.is_some_and(|s| s.generation != Some(w.generation))
                 };
                 let starting = |w: &Worker| w.state == WorkerState::Starting && !w.failed;
-                if !self.workers.values().any(|w| stray(w) || starting(w)) {
+                // "Stop first" holds on the way back too: the old ones come after these.
+                let first = rollout.kind == Kind::StopFirst;
+                let last = |w: &Worker| first && w.generation == to;
+                let open = |w: &Worker| stray(w) || starting(w) || last(w);
+                if !self.workers.values().any(open) {
                     let blame = blame.clone();
                     self.rollout_failed(to, blame);
                 }
@@ -297,7 +301,8 @@ impl Supervisor {
                 continue;
             }
             let failed_here = blame.slot.0 as usize == index;
-            if hold && !failed_here && self.is_relieved(index) {
+            let wanted = index < self.desired() as usize;
+            if hold && wanted && !failed_here && self.is_relieved(index) {
                 notes.push(format!("slot {index} stays on generation {to}"));
                 continue;
             }
@@ -307,7 +312,11 @@ impl Supervisor {
             self.slots[index].assign(from);
             self.slots[index].failed = None;
         }
-        if went_back > 0 {
+        if kind == Kind::StopFirst {
+            notes.push(format!(
+                "all workers had been stopped, and generation {from} was started again"
+            ));
+        } else if went_back > 0 {
             notes.push(format!(
                 "{went_back} slot(s) already replaced went back to generation {from}"
             ));

@@ -46,11 +46,12 @@ impl Supervisor {
 
     /// Number of slots with a ready worker.
     pub fn ready_workers(&self) -> u32 {
-        let ready = |i: &usize| {
-            let here = |w: &Worker| w.slot.0 as usize == *i && w.state == WorkerState::Ready;
-            self.workers.values().any(here)
+        let is_ready = |w: &Worker| w.state == WorkerState::Ready;
+        let ready = |slot: &&Slot| {
+            let mut members = slot.members.iter();
+            members.any(|id| self.workers.get(id).is_some_and(is_ready))
         };
-        (0..self.slots.len()).filter(ready).count() as u32
+        self.slots.iter().filter(ready).count() as u32
     }
 
     /// All slots, in order.

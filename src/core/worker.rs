@@ -70,10 +70,14 @@ pub struct Worker {
     pub settled: bool,
     /// It was asked to end, so its end is no crash.
     pub requested: bool,
+    /// It has said by itself that it ends (`STOPPING=1`).
+    pub leaving: bool,
     /// Its failure has been dealt with.
     pub failed: bool,
     /// It is to be replaced by another worker of its generation.
     pub retire: bool,
+    /// Its time to start is over; it is ready by the next look, or has failed.
+    pub last_look: bool,
     /// How often it has been looked at for readiness.
     pub probes: u32,
     /// What it last said of itself (`STATUS=`).
@@ -100,6 +104,8 @@ pub struct LastExit {
 pub struct Slot {
     /// The generation its worker should be of. `None`: not to be filled yet.
     pub generation: Option<GenerationId>,
+    /// Its workers that are not gone, oldest first.
+    pub members: Vec<WorkerId>,
     /// It has had a ready worker.
     pub ever_ready: bool,
     /// Failures in a row, for the back-off.

@@ -12,6 +12,7 @@ use nix::sys::socket::{
     getsockopt, listen, setsockopt, socket, sockopt,
 };
 use nix::{getsockopt_impl, sockopt_impl};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
@@ -224,6 +225,14 @@ impl Listener {
         // For a listening socket `tcpi_unacked` is the length of its queue (tcp(7)).
         self.port?;
         Some(getsockopt(&self.fd, TcpInfo).ok()?.tcpi_unacked)
+    }
+
+    /// Whether it has been shut down, so that nothing can connect.
+    pub fn is_shut_down(&self) -> bool {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::empty())];
+        let now = Timespec::default();
+        let _ = poll(&mut polled, Some(&now));
+        polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// Makes a socket listen again that a worker has shut down (shutdown(2) on a

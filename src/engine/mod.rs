@@ -51,7 +51,7 @@ use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 /// Added to what is asked of systemd (EXTEND_TIMEOUT_USEC), so that our own deadlines
@@ -125,8 +125,9 @@ struct Held {
 
 /// Somebody who waits for an answer.
 struct Waiting {
-    answers: SyncSender<Answer>,
-    wants_progress: bool,
+    answers: Sender<Answer>,
+    /// Steps that may still be reported: a client that does not read costs no more.
+    steps: u32,
 }
 
 /// The supervisor at work.
@@ -164,6 +165,8 @@ pub struct Engine {
     notify_refused: u64,
     notify_garbage: u64,
     interrupted: bool,
+    /// A listener that cannot be made to listen again, and what to do.
+    broken: Option<String>,
     // Last, so that its file is removed when everything else is gone.
     _control: Control,
 }
@@ -236,6 +239,7 @@ impl Engine {
             notify_refused: 0,
             notify_garbage: 0,
             interrupted: false,
+            broken: None,
             _control: control,
         })
     }
@@ -281,7 +285,7 @@ impl Engine {
     /// What systemd should know after each turn. A ping is only sent from here: by a
     /// loop that turns.
     fn end_turn(&mut self) {
-        self.systemd.set_status(&self.core.status_line());
+        self.systemd.set_status(&self.status_line());
         let busy = self.core.busy_until();
         if busy != self.extended {
             let heard = busy.is_none_or(|at| self.systemd.extend(at.since(now()) + MARGIN));
@@ -337,12 +341,20 @@ impl Engine {
             }
         }
         if let Some(progress) = events::worker_progress(transition) {
-            for waiting in self.waiting.values().filter(|w| w.wants_progress) {
+            for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
+                waiting.steps -= 1;
                 let progress = progress.clone();
                 let step = crate::api::Progress { progress };
-                // A client that does not read misses steps, not the outcome.
-                let _ = waiting.answers.try_send(Answer::Progress(step));
+                let _ = waiting.answers.send(Answer::Progress(step));
             }
+        }
+    }
+
+    /// The line for `STATUS=`.
+    fn status_line(&self) -> String {
+        match &self.broken {
+            Some(broken) => format!("degraded: {broken}; {}", self.core.status_line()),
+            None => self.core.status_line(),
         }
     }
 

@@ -12,6 +12,7 @@ use rustix::process::pidfd_send_signal;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 /// Tails of so many gone workers are kept.
 const KEPT_TAILS: usize = 16;
@@ -215,6 +216,10 @@ impl Engine {
         let Some(cgroup) = &self.cgroup else {
             return;
         };
+        if let Some(events) = self.dying.get(&worker) {
+            // It is reported until it has been read (cgroups(7)).
+            let _ = events.read_at(&mut [0; 64], 0);
+        }
         if cgroup.remove(worker) {
             if let Some(events) = self.dying.remove(&worker) {
                 self.poller.remove(&events);

@@ -5,6 +5,7 @@
 //! (`tfd:` lines of /proc/PID/fdinfo/N, proc_pid_fdinfo(5)) or sits in accept(2)
 //! (/proc/PID/task/TID/wchan). Loops around poll(2) and select(2) leave no trace.
 
+use nix::libc;
 use std::fs;
 
 /// Where the kernel sleeps in a blocking accept(2).
@@ -13,7 +14,7 @@ const ACCEPTING: [&str; 2] = ["inet_csk_accept", "unix_accept"];
 /// Whether any of `pids` accepts from one of the sockets with these inodes.
 pub fn is_accepting(pids: &[i32], inodes: &[u64]) -> bool {
     pids.iter()
-        .any(|pid| has_in_epoll_set(*pid, inodes) || sits_in_accept(*pid))
+        .any(|pid| has_in_epoll_set(*pid, inodes) || sits_in_accept(*pid, inodes))
 }
 
 fn has_in_epoll_set(pid: i32, inodes: &[u64]) -> bool {
@@ -32,12 +33,37 @@ fn watches(fdinfo: &str, inodes: &[u64]) -> bool {
         .any(|inode| inodes.contains(&inode))
 }
 
-fn sits_in_accept(pid: i32) -> bool {
+fn sits_in_accept(pid: i32, inodes: &[u64]) -> bool {
     let entries = fs::read_dir(format!("/proc/{pid}/task"));
     let tasks = entries.into_iter().flatten().flatten();
     tasks
-        .filter_map(|task| fs::read_to_string(task.path().join("wchan")).ok())
-        .any(|place| ACCEPTING.contains(&place.trim()))
+        .filter(|task| {
+            let place = fs::read_to_string(task.path().join("wchan")).unwrap_or_default();
+            ACCEPTING.contains(&place.trim())
+        })
+        .any(|task| {
+            // Which socket that is can be read where we may trace it (a child, under the
+            // usual Yama scope 1); elsewhere being in accept(2) at all has to do.
+            let call = fs::read_to_string(task.path().join("syscall"));
+            let Some(fd) = call.ok().and_then(|call| accepted_from(&call)) else {
+                return true;
+            };
+            let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
+            let target = target.to_string_lossy();
+            inodes
+                .iter()
+                .any(|inode| target == format!("socket:[{inode}]"))
+        })
+}
+
+/// The descriptor of an accept(2) in /proc/PID/task/TID/syscall (proc_pid_syscall(5)).
+fn accepted_from(call: &str) -> Option<u64> {
+    let mut words = call.split_ascii_whitespace();
+    let number: i64 = words.next()?.parse().ok()?;
+    if number != libc::SYS_accept && number != libc::SYS_accept4 {
+        return None;
+    }
+    u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()
 }
 
 #[cfg(test)]
@@ -64,6 +90,34 @@ mod tests {
             .expect("add");
         assert!(has_in_epoll_set(own[0], &[inode(&ours)]));
         assert!(!has_in_epoll_set(own[0], &[inode(&other)]));
+    }
+
+    #[test]
+    fn tells_from_which_socket_is_accepted() {
+        let accept = format!("{} 0x3 0x0 0x0 0x0 0x0 0x0 0x7f 0x7f\n", libc::SYS_accept);
+        assert_eq!(accepted_from(&accept), Some(3));
+        assert_eq!(accepted_from("running\n"), None);
+        assert_eq!(accepted_from("-1 0x3 0x0"), None);
+    }
+
+    #[test]
+    fn a_blocking_accept_counts_for_its_own_socket_only() {
+        let (ours, other) = (
+            TcpListener::bind("127.0.0.1:0").expect("bind"),
+            TcpListener::bind("127.0.0.1:0").expect("bind"),
+        );
+        let (ours, address) = (inode(&ours), other.local_addr().expect("address"));
+        let its = inode(&other);
+        let thread = std::thread::spawn(move || other.accept().map(|_| ()));
+        let own = std::process::id() as i32;
+        let began = std::time::Instant::now();
+        while !sits_in_accept(own, &[its]) && began.elapsed().as_secs() < 10 {
+            std::thread::yield_now();
+        }
+        let seen = (sits_in_accept(own, &[its]), sits_in_accept(own, &[ours]));
+        std::net::TcpStream::connect(address).expect("connect");
+        thread.join().expect("a thread").expect("a connection");
+        assert_eq!(seen, (true, false));
     }
 
     #[test]

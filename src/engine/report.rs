@@ -137,7 +137,10 @@ impl Engine {
                 of: r.of,
                 failure: r.failure,
             }),
-            degraded: self.core.degraded().map(str::to_owned),
+            degraded: self
+                .broken
+                .clone()
+                .or_else(|| self.core.degraded().map(str::to_owned)),
             counters: Counters {
                 notify_refused: self.notify_refused,
                 notify_garbage: self.notify_garbage,

@@ -8,11 +8,13 @@ use crate::api::{self, Call};
 use crate::core::{Event, Exit, Request, RequestId, Scale, SlotId, WorkerId};
 use crate::frontend::{Answer, Ask};
 use nix::libc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// Datagrams taken from one worker in one turn.
 const DATAGRAMS: usize = 16;
+/// Steps reported of one call, at the most.
+const STEPS: u32 = 4096;
 /// Calls taken in one turn.
 const CALLS: usize = 32;
 /// Orphans reaped in one turn.
@@ -43,19 +45,23 @@ impl Engine {
         let Some(listener) = self.listeners.get(index) else {
             return;
         };
-        let (name, mended) = (listener.name.clone(), listener.listen_again());
-        match mended {
-            Ok(()) => self.warn(format!(
+        let name = listener.name.clone();
+        let mended = listener.listen_again().is_ok() && !listener.is_shut_down();
+        if mended {
+            self.warn(format!(
                 "listener {name} was shut down, by a worker: listening again; connections \
                  queued there were lost"
-            )),
-            Err(error) => {
-                self.poller.remove(&self.listeners[index].fd);
-                self.warn(format!(
-                    "listener {name} was shut down and cannot be mended: {error}"
-                ));
-            }
+            ));
+            return;
         }
+        // A unix socket stays shut down for good (unix(7) has no way back).
+        self.poller.remove(&self.listeners[index].fd);
+        let broken = format!(
+            "listener {name} was shut down, by a worker, and cannot be mended: restart it \
+             (systemctl restart of the socket unit)"
+        );
+        self.log(Record::plain(Level::Error, broken.clone()));
+        self.broken = Some(broken);
     }
 
     fn take_notify(&mut self, worker: WorkerId) {
@@ -235,23 +241,23 @@ impl Engine {
         let Ask { call, answers } = ask;
         if call.is_read_only() {
             let status = Box::new(self.status());
-            let _ = answers.try_send(Answer::Status(status));
+            let _ = answers.send(Answer::Status(status));
             return;
         }
         let what = match self.request_for(&call) {
             Ok(what) => what,
             Err(error) => {
-                let _ = answers.try_send(Answer::Final(Err(error)));
+                let _ = answers.send(Answer::Final(Err(error)));
                 return;
             }
         };
         let id = RequestId(self.next_request);
         self.next_request += 1;
-        let wants_progress = !matches!(what, Request::Scale(_));
-        let waiting = Waiting {
-            answers,
-            wants_progress,
+        let steps = match what {
+            Request::Scale(_) => 0,
+            _ => STEPS,
         };
+        let waiting = Waiting { answers, steps };
         self.waiting.insert(id, waiting);
         let from = Some(id);
         self.feed(Event::Requested { from, what });
@@ -306,17 +312,17 @@ impl Engine {
                 Err(error)
             }
         };
-        let _ = waiting.answers.try_send(Answer::Final(answer));
+        let _ = waiting.answers.send(Answer::Final(answer));
     }
 }
 
 /// Waits for the last words of the worker that is to blame, on a thread of its own.
-fn send_with_last_lines(mut error: api::Error, tail: Tail, answers: SyncSender<Answer>) {
+fn send_with_last_lines(mut error: api::Error, tail: Tail, answers: Sender<Answer>) {
     let send = move || {
         if let api::Error::GenerationFailed { last_lines, .. } = &mut error {
             *last_lines = tail.at_end(LAST_WORDS);
         }
-        let _ = answers.try_send(Answer::Final(Err(error)));
+        let _ = answers.send(Answer::Final(Err(error)));
     };
     // Without a thread to be had the client learns that there is no answer.
     drop(std::thread::Builder::new().spawn(send));

@@ -132,8 +132,9 @@ impl Systemd {
 
     /// Asks for at least `span` more for what is under way. `false`: not heard.
     pub fn extend(&mut self, span: Duration) -> bool {
-        let micros = u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
-        self.say(&[NotifyState::ExtendTimeoutUsec(micros)])
+        // The crate's own variant ends at 71 minutes.
+        let line = format!("EXTEND_TIMEOUT_USEC={}", span.as_micros());
+        self.say(&[NotifyState::Custom(&line)])
     }
 }
 

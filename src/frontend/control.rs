@@ -134,9 +134,6 @@ fn answer(
     }
     let gone = || io::Error::other("the supervisor has ended");
     let (answers, _open) = desk.ask(call).ok_or_else(gone)?;
-    if oneway {
-        return Ok(());
-    }
     for answer in answers {
         let message = match answer {
             Answer::Progress(step) if more => varlink::reply(json!(step), true),
@@ -146,7 +143,11 @@ fn answer(
             Answer::Final(Err(error)) => typed_error(&error),
         };
         let last = message.get("continues").is_none();
-        varlink::write(writer, &message)?;
+        // Nothing is written for a "oneway" call, but it is waited for: so a client has
+        // no more than one under way.
+        if !oneway {
+            varlink::write(writer, &message)?;
+        }
         if last {
             return Ok(());
         }
@@ -278,8 +279,8 @@ mod tests {
                 let step = api::Progress {
                     progress: "a step".to_owned(),
                 };
-                let _ = ask.answers.try_send(Answer::Progress(step));
-                let _ = ask.answers.try_send(Answer::Final(Ok(api::Outcome {
+                let _ = ask.answers.send(Answer::Progress(step));
+                let _ = ask.answers.send(Answer::Final(Ok(api::Outcome {
                     message: format!("{:?}", ask.call),
                     generation: None,
                     workers: None,

@@ -8,12 +8,10 @@ pub mod varlink;
 use crate::api;
 use nix::sys::eventfd::EventFd;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Answers that may wait for a slow client before it is given up.
-const ANSWERS: usize = 1024;
 /// Calls that may wait for the loop.
 const CALLS: usize = 256;
 
@@ -34,7 +32,7 @@ pub struct Ask {
     /// What is wanted.
     pub call: api::Call,
     /// Where the answers go. A receiver that is gone or does not read loses them.
-    pub answers: SyncSender<Answer>,
+    pub answers: Sender<Answer>,
 }
 
 /// Where front ends put their calls. Cloned into every thread.
@@ -101,7 +99,7 @@ impl Desk {
     /// until the last answer has been delivered.
     pub fn ask(&self, call: api::Call) -> Option<(Receiver<Answer>, OpenCall)> {
         let open = self.open.begin();
-        let (answers, inbox) = std::sync::mpsc::sync_channel(ANSWERS);
+        let (answers, inbox) = std::sync::mpsc::channel();
         self.calls.send(Ask { call, answers }).ok()?;
         self.bell.write(1).ok()?;
         Some((inbox, open))

@@ -277,3 +277,87 @@ fn replace_starts_the_new_one_first() {
     sim.request(2, Request::Replace(SlotId(2)));
     assert_eq!(sim.reply(2), Some(&Err(Failure::NoSuchSlot(SlotId(2)))));
 }
+
+#[test]
+fn scale_is_answered_although_another_slot_fails() {
+    let mut sim = Sim::new(policy(2), Script::default());
+    sim.run(ms(1_000));
+    let never = Script {
+        ready: None,
+        exits: Some((ms(10), Exit::Code(1))),
+        ..Script::default()
+    };
+    sim.scripts.insert(GenerationId(1), never);
+    sim.crash(WorkerId(1), Exit::Code(1));
+    sim.run(ms(50));
+    sim.scripts.insert(GenerationId(1), Script::default());
+    sim.request(1, Request::Scale(Scale::To(3)));
+    sim.run(ms(200));
+    assert_eq!(sim.reply(1), Some(&Ok(Done::Scaled { workers: 3 })));
+}
+
+#[test]
+fn a_worker_that_leaves_by_itself_may_stay_away() {
+    let mut p = policy(1);
+    p.restart = Restart::OnFailure;
+    let mut sim = Sim::new(p, Script::default());
+    sim.run(ms(1_000));
+    for (exit, comes_back) in [(Exit::Code(1), true), (Exit::Code(0), false)] {
+        let worker = sim.serving(0).expect("ready").id;
+        let what = Notification::Stopping;
+        sim.event(Event::Notified { worker, what });
+        sim.run(ms(500));
+        assert_eq!(sim.alive.len(), 1, "its end decides");
+        sim.crash(worker, exit);
+        sim.run(ms(5_000));
+        assert_eq!(sim.serving(0).is_some(), comes_back, "{exit}");
+    }
+}
+
+/// The supervisor stood still for longer than a worker needed to start.
+#[test]
+fn one_last_look_before_a_start_has_failed() {
+    let mut p = policy(1);
+    p.ready = Ready::Accepting;
+    let mut core = Supervisor::new(p, 1);
+    core.handle(Time(1_000_000), Event::Begin);
+    let late = Time(60_000_000);
+    let actions = core.handle(late, Event::Wake);
+    let worker = WorkerId(1);
+    assert!(actions.contains(&Action::Probe { worker }), "{actions:?}");
+    let ready = true;
+    core.handle(late, Event::Probed { worker, ready });
+    assert_eq!(core.status_line(), "1/1 ready, generation 1");
+}
+
+#[test]
+fn two_replacements_of_one_slot_leave_one_worker() {
+    let mut sim = Sim::new(policy(1), Script::default());
+    sim.run(ms(1_000));
+    sim.request(1, Request::Replace(SlotId(0)));
+    sim.run(ms(50));
+    sim.request(2, Request::Replace(SlotId(0)));
+    sim.run(ms(10));
+    sim.crash(WorkerId(2), Exit::Code(1));
+    sim.run(ms(5_000));
+    assert!(
+        sim.reply(2).is_some_and(Result::is_ok),
+        "{:?}",
+        sim.reply(2)
+    );
+    assert_eq!(sim.alive.len(), 1);
+}
+
+#[test]
+fn stop_during_a_failed_start_is_no_failure_and_no_wait() {
+    let script = Script {
+        exits: Some((ms(20), Exit::Code(1))),
+        ready: None,
+        ..Script::default()
+    };
+    let mut sim = Sim::new(policy(1), script);
+    sim.run(ms(100));
+    sim.request(1, Request::Stop);
+    assert_eq!(sim.exit.as_ref().map(|e| &e.1), Some(&Outcome::Stopped));
+    assert_eq!(sim.reply(1), Some(&Ok(Done::Stopped)));
+}

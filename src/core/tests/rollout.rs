@@ -291,3 +291,47 @@ fn restart_with_fewer_workers_ends() {
         assert_eq!(sim.alive.len(), workers as usize);
     }
 }
+
+#[test]
+fn a_restart_that_fails_never_runs_two_generations_side_by_side_and_says_what_it_did() {
+    let mut p = policy(4);
+    p.drain_timeout = ms(60_000);
+    let slow_to_end = Script {
+        exits: None,
+        ready: None,
+        drains: Some(ms(2_000)),
+        ..Script::default()
+    };
+    let mut sim = running(Ok((p, slow_to_end)));
+    sim.watch = |sim| {
+        let mut generations: Vec<_> = sim.alive.values().collect();
+        generations.dedup();
+        assert!(generations.len() <= 1, "{generations:?}");
+    };
+    sim.request(1, Request::Restart);
+    sim.run(ms(20_000));
+    let told = generation_failed(&sim, 1);
+    assert!(told.contains("all workers had been stopped"), "{told}");
+    assert_eq!(sim.ready_generations(), [1, 1, 1, 1]);
+}
+
+/// An old worker that ends for good by itself does not make its slot count as done.
+#[test]
+fn an_old_worker_that_stays_away_decides_nothing_for_the_new_one() {
+    let mut p = policy(2);
+    p.restart = Restart::OnFailure;
+    let mut sim = Sim::new(p.clone(), Script::default());
+    sim.run(ms(1_000));
+    let never = Script {
+        ready: None,
+        ..Script::default()
+    };
+    sim.configs = VecDeque::from([Ok((p, never))]);
+    sim.request(1, Request::Reload);
+    sim.run(ms(50));
+    sim.crash(WorkerId(1), Exit::Code(0));
+    sim.run(ms(2_000));
+    assert_eq!(sim.reply(1), None, "the new worker is not ready yet");
+    sim.run(ms(20_000));
+    generation_failed(&sim, 1);
+}
