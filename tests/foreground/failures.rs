@@ -286,3 +286,30 @@ fn exits_after_which_a_worker_follows() {
         dev.stop();
     }
 }
+
+/// A unix socket that has been shut down stays so. That is said once, and the loop does
+/// not turn for it.
+#[test]
+fn a_unix_listener_that_a_worker_shuts_down() {
+    let Some(python) = crate::readiness::python() else {
+        return;
+    };
+    let program = "import socket, time\n\
+        socket.socket(fileno=3).shutdown(socket.SHUT_RDWR)\ntime.sleep(1000)\n";
+    let keys = format!("command = [{python:?}, \"program\"]\nready = {{ delay = \"100ms\" }}\n");
+    let setup = Setup::with_config(&keys);
+    setup.write("program", program);
+    let address = format!("unix:{}", setup.path("web.sock").display());
+    let dev = setup.arguments(&["-l", &address]).workers(1).start();
+    dev.wait_for_line("cannot be mended");
+    let status = dev.until("degraded", |s| s.degraded.is_some());
+    assert!(
+        status
+            .degraded
+            .is_some_and(|why| why.contains("was shut down"))
+    );
+    dev.cli(&["status", "web"]).succeeded();
+    let told = dev.output().matches("was shut down").count();
+    assert_eq!(told, 1, "{}", dev.output());
+    dev.stop();
+}

@@ -87,7 +87,7 @@ fn interpreter(name: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
-fn python() -> Option<String> {
+pub fn python() -> Option<String> {
     interpreter("python3", &["-c", "import sys; print(sys.executable)"])
 }
 
