@@ -238,7 +238,9 @@ fn idle(table: &mut Table) {
     table.row("idle wake-ups per minute", woken.to_string(), "0", how);
 }
 
-/// Two `hello` workers on one socket, with nobody above them.
+/// Two `hello` workers on one socket, with nobody above them. Each has a session of its
+/// own, as under the supervisor: the kernel shares out processors by session (sched(7),
+/// "The autogroup feature"), and the clients are another.
 struct Bare(Vec<Child>);
 
 impl Bare {
@@ -249,7 +251,8 @@ impl Bare {
         let backlog = nix::sys::socket::Backlog::new(4096).expect("a backlog");
         nix::sys::socket::listen(&listener, backlog).expect("listen");
         let address = listener.local_addr().expect("its address");
-        let script = "exec 3<&0 </dev/null; exec env LISTEN_PID=$$ LISTEN_FDS=1 \"$0\" hello";
+        let script =
+            "exec 3<&0 </dev/null; exec setsid env LISTEN_PID=$$ LISTEN_FDS=1 \"$0\" hello";
         let workers = (0..2).map(|_| {
             let socket: OwnedFd = listener.try_clone().expect("a copy").into();
             let mut command = Command::new("sh");
