@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::core::Outcome;
 use crate::engine::{
     Engine, Journal, Level, Listener, Load, Parts, Record, Runtime, Style, Systemd, block_signals,
-    inherit, open, runtime_directory,
+    inherit, make_room, open, runtime_directory,
 };
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -45,6 +45,7 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
     // The order matters: signals, then descriptors, then threads.
     block_signals()?;
     let inherited = inherit();
+    make_room();
     let mut journal = Journal::start(&setup.name)?;
     let (mut systemd, complaint) = Systemd::connect();
     for complaint in complaint.into_iter().chain(odd_environment()) {

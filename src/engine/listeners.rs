@@ -59,6 +59,13 @@ impl Drop for Listener {
     }
 }
 
+/// Makes room for descriptors up to where ours begin. Once there are threads, growing the
+/// table waits for an RCU grace period of several milliseconds.
+pub fn make_room() {
+    // Without it the start only takes longer.
+    let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), FIRST_FD);
+}
+
 /// Takes the sockets that systemd passed (sd_listen_fds(3)); empty if it passed none.
 ///
 /// To be called once, before any thread is started and any descriptor opened.

@@ -24,7 +24,7 @@ mod tree;
 
 pub use events::id as message_id;
 pub use journal::{Journal, Level, Record};
-pub use listeners::{Listener, inherit, open};
+pub use listeners::{Listener, inherit, make_room, open};
 pub use output::Style;
 pub use report::rfc3339;
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
