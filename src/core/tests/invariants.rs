@@ -126,18 +126,19 @@ fn kills_are_earned(sim: &Sim) {
     }
 }
 
-/// The same cases in every run, so that a red gate is never luck. With APPC_FULL=1
-/// ten thousand new ones.
+/// The same cases in every run, so that a red gate is never luck. With PROPTEST_CASES (the
+/// full tier: ten thousand) so many new ones.
 fn config() -> ProptestConfig {
-    let full = std::env::var_os("APPC_FULL").is_some_and(|v| v == "1");
+    let given = ProptestConfig::default();
+    let many = given.cases > 1_000;
     ProptestConfig {
-        cases: if full { 10_000 } else { 400 },
-        rng_seed: match full {
+        cases: given.cases.max(400),
+        rng_seed: match many {
             true => RngSeed::Random,
             false => RngSeed::Fixed(1),
         },
         failure_persistence: None,
-        ..ProptestConfig::default()
+        ..given
     }
 }
 
