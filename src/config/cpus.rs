@@ -25,6 +25,14 @@ impl fmt::Display for Cpus {
 }
 
 impl Cpus {
+    /// How many CPUs are online, at least 1: the same number for whoever asks, unlike
+    /// [`Cpus::detect`].
+    pub fn online() -> u32 {
+        let text = fs::read_to_string("/sys/devices/system/cpu/online");
+        let count = text.ok().and_then(|text| Some(cpu_list(&text)?.len()));
+        count.map_or(1, |count| count.max(1) as u32)
+    }
+
     /// The CPUs that are online, in the affinity of this process
     /// (sched_getaffinity(2)), and within the CPU quota of its cgroup and those above
     /// it (`cpu.max`, or `cpu.cfs_quota_us` of version 1), rounded up.

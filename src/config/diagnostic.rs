@@ -164,16 +164,36 @@ impl From<Diagnostic> for ConfigError {
     }
 }
 
+/// A place in a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The file.
+    pub origin: String,
+    /// Where in it.
+    pub position: Position,
+}
+
 /// Where a configuration came from, for what is found wrong with it later.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// The file, or `command line`.
+    /// The main file, or `command line`.
     pub origin: String,
-    /// Place of the value of each key that was given.
-    pub positions: BTreeMap<String, Position>,
+    /// Place of the value of each key that was given; of several the one that holds.
+    pub places: BTreeMap<String, Place>,
 }
 
 impl Source {
+    /// Whether `key` was given a value anywhere.
+    pub fn gives(&self, key: &str) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// The file in which the value of `key` stands, if it is not the main file.
+    pub fn drop_in(&self, key: &str) -> Option<&str> {
+        let place = self.places.get(key)?;
+        (place.origin != self.origin).then_some(place.origin.as_str())
+    }
+
     /// A finding about the value of `key`.
     pub fn diagnostic(
         &self,
@@ -182,10 +202,12 @@ impl Source {
         message: impl Into<String>,
         hint: Option<String>,
     ) -> Diagnostic {
+        let place = self.places.get(key);
+        let origin = place.map_or(&self.origin, |place| &place.origin);
         Diagnostic {
             severity,
-            position: self.positions.get(key).cloned().unwrap_or_default(),
-            ..Diagnostic::file(&self.origin, message, hint)
+            position: place.map(|p| p.position.clone()).unwrap_or_default(),
+            ..Diagnostic::file(origin, message, hint)
         }
     }
 }

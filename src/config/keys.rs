@@ -41,9 +41,6 @@ const fn not_yet(name: &'static str, meanwhile: &'static str, summary: &'static 
     }
 }
 
-const UNIT_USER: &str =
-    "run `systemctl edit app-cluster` and add `[Service]`, `User=...` and `Group=...`";
-
 /// All keys, in the order of app-cluster.toml(5).
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
@@ -51,11 +48,20 @@ pub const KEYS: &[Key] = &[
     key("directory", "\"/\"", "working directory"),
     key("environment", "{}", "variables for the workers"),
     key("environment_files", "[]", "files with such variables"),
-    key("listen", "", "addresses to listen on, when systemd passes no socket"),
+    key("listen", "", "addresses to listen on"),
+    key("slot_listen", "", "an extra address for each slot"),
     key("workers", "\"max\"", "number of workers"),
     key("protocol", "\"auto\"", "how a worker is given its sockets"),
+    key("max_workers", "", "most workers with a socket each"),
     key("balance", "\"auto\"", "how connections are spread over the workers"),
     key("blocking", "false", "whether the workers get blocking sockets"),
+    key("socket_user", "", "owner of socket files"),
+    key("socket_group", "", "group of socket files"),
+    key("socket_mode", "", "permissions of socket files"),
+    key("user", "", "user of supervisor and workers"),
+    key("group", "", "group of supervisor and workers"),
+    key("sandbox", "\"default\"", "how much the workers are shut in"),
+    key("autostart", "", "whether the app is started at boot"),
     key("ready", "\"auto\"", "how a worker shows that it can serve"),
     key("start_timeout", "\"30s\"", "longest time from start to ready"),
     key("drain_timeout", "\"30s\"", "longest time from the stop signal to the end"),
@@ -71,9 +77,6 @@ pub const KEYS: &[Key] = &[
     key("min_ready_time", "\"0\"", "how long each further new worker must stay ready"),
     key("max_draining", "", "how many old workers may drain at once in a reload"),
     key("on_failure", "\"rollback\"", "what a failed reload does with the new workers"),
-    not_yet("user", UNIT_USER, "user of the workers"),
-    not_yet("group", UNIT_USER, "group of the workers"),
-    not_yet("max_workers", "all workers share one socket, so any number will do", "most workers with a socket each"),
     not_yet("stop_message", "the program can act on `stop_signal`", "IPC message that asks a worker to finish"),
     not_yet("health", "", "health checks"),
     not_yet("blocked_timeout", "", "when a worker counts as blocked"),
@@ -82,8 +85,6 @@ pub const KEYS: &[Key] = &[
     not_yet("max_lifetime", "a timer can run `systemctl reload app-cluster`", "age at which a worker is replaced"),
     not_yet("cpu_affinity", "set CPUAffinity= for all workers together with `systemctl edit app-cluster`", "CPUs of each worker"),
     not_yet("companion", "run it as a unit of its own", "a process beside the workers"),
-    not_yet("slot_listen", "", "an extra address for each slot"),
-    not_yet("sandbox", "add sandboxing directives of systemd.exec(5) with `systemctl edit app-cluster`", "sandboxing"),
     not_yet("node", "", "settings of the Node protocol"),
     not_yet("metrics", "`app-cluster status --json` has the numbers", "metrics"),
     not_yet("log", "the workers' output goes to the journal", "logging"),
@@ -109,6 +110,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("kill_signal", "stop_signal"),
     ("listen_timeout", "start_timeout"),
     ("max_memory_restart", "max_memory"),
+    ("uid", "user"),
+    ("gid", "group"),
 ];
 
 /// The key that somebody who wrote `unknown` probably meant.

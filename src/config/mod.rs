@@ -12,10 +12,13 @@ mod cpus;
 mod diagnostic;
 mod envfile;
 mod file;
+mod fragments;
 mod keys;
 mod launch;
+mod lines;
 mod listen;
 mod read;
+mod slot_listen;
 mod toml_reader;
 mod units;
 mod values;
@@ -30,11 +33,14 @@ mod tests;
 
 pub use check::check;
 pub use cpus::Cpus;
-pub use diagnostic::{ConfigError, Diagnostic, Position, Severity, Source};
+pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+pub use fragments::drop_in_directory;
 pub use keys::{KEYS, Key, Status};
 pub use launch::{Launch, inherited_environment};
+pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
-pub use units::{duration, show as show_duration, signal, valid_name};
+pub use slot_listen::SlotListen;
+pub use units::{duration, show as show_duration, signal, valid_account, valid_name};
 pub use words::split as split_command;
 
 use crate::core::{OnFailure, Policy, Ready, Restart};
@@ -48,6 +54,11 @@ use std::time::Duration;
 
 /// The most workers an app can have.
 pub const MAX_WORKERS: u32 = 1024;
+/// The most sockets of one listener. The kernel's limit on the program that chooses
+/// between them is 4096 instructions (BPF_MAXINSNS), of which each needs up to 13.
+pub const MAX_LINES: u32 = 256;
+/// Name in LISTEN_FDNAMES of a slot's own address (`slot_listen`).
+pub const SLOT_LISTENER: &str = "slot";
 
 /// How many workers an app has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +120,32 @@ pub enum Balance {
     Auto,
     /// Every worker accepts from the same socket.
     Shared,
+    /// Each slot has a socket, and the kernel picks one at random.
+    Even,
+    /// Each slot has a socket, and the kernel picks by the client's address.
+    Sticky,
+}
+
+/// How much the unit shuts the workers in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandbox {
+    /// What the packaged unit says.
+    Default,
+    /// The file system is read-only, /home hidden, system calls are filtered.
+    Strict,
+}
+
+/// What starts an app after a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Autostart {
+    /// The boot.
+    Boot,
+    /// The first connection.
+    Connection,
+    /// Nothing but a command.
+    Never,
 }
 
 /// A file of variables for the workers, `EnvironmentFile=` of systemd.exec(5).
@@ -131,15 +168,34 @@ pub struct Config {
     pub environment: BTreeMap<String, String>,
     /// Files of variables, later ones over earlier ones. Default none.
     pub environment_files: Vec<EnvironmentFile>,
-    /// What to listen on when systemd passes no socket. Default: nothing,
-    /// the sockets are the socket unit's. Names are unique.
+    /// What to listen on. Default: nothing, the sockets are the socket unit's. Names are
+    /// unique.
     pub listen: Vec<Listen>,
+    /// An address for each slot besides. Default none.
+    pub slot_listen: Option<SlotListen>,
     /// See [`Workers`]. Default `max`.
     pub workers: Workers,
     /// See [`Protocol`]. Default `auto`.
     pub protocol: Protocol,
+    /// How many sockets a listener has, 1 to [`MAX_LINES`], see [`Config::lines`].
+    pub max_workers: Option<u32>,
     /// See [`Balance`]. Default `auto`.
     pub balance: Balance,
+    /// Owner of socket files. Default: the socket unit's, else `user`.
+    pub socket_user: Option<String>,
+    /// Their group. Default: the socket unit's, else `group`.
+    pub socket_group: Option<String>,
+    /// Their permissions. Default: the socket unit's.
+    pub socket_mode: Option<u32>,
+    /// User of supervisor and workers, by name or number. Default: the service unit's.
+    pub user: Option<String>,
+    /// Their group. Default: the main group of `user`.
+    pub group: Option<String>,
+    /// See [`Sandbox`]. Default `default`.
+    pub sandbox: Sandbox,
+    /// See [`Autostart`]. Default: `boot`; for the app `app-cluster`, what
+    /// systemctl(1) has enabled.
+    pub autostart: Option<Autostart>,
     /// Whether the workers get sockets without O_NONBLOCK. Default no.
     pub blocking: bool,
     /// See [`Ready`]. Default `auto`.
@@ -187,9 +243,18 @@ impl Config {
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             listen: Vec::new(),
+            slot_listen: None,
             workers: Workers::Max,
             protocol: Protocol::Auto,
+            max_workers: None,
             balance: Balance::Auto,
+            socket_user: None,
+            socket_group: None,
+            socket_mode: None,
+            user: None,
+            group: None,
+            sandbox: Sandbox::Default,
+            autostart: None,
             blocking: false,
             ready: Ready::Auto,
             start_timeout: Duration::from_secs(30),
@@ -234,23 +299,32 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it; of errors in the TOML syntax only the first.
     pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
-        read::config(text, origin)
+        read::config(&[(text.to_owned(), origin.to_owned())])
     }
 
-    /// Reads the configuration file `path`: a regular file (or a link to one) of at
-    /// most 1 MiB in UTF-8. Never blocks on a FIFO.
+    /// Reads the configuration file `path` and the drop-ins `PATH.d/*.toml` over it: regular
+    /// files (or links to such) of at most 1 MiB in UTF-8. Never blocks on a FIFO.
     ///
     /// # Errors
-    /// The file cannot be read, or as [`Config::parse`].
+    /// A file cannot be read, or as [`Config::parse`].
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let origin = path.display().to_string();
         let text = file::read(path).map_err(|error| error.diagnostic(&origin))?;
-        Config::parse(&text, &origin)
+        let mut all = vec![(text, origin)];
+        for path in fragments::drop_ins(path) {
+            let origin = path.display().to_string();
+            let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
+            all.push((text, origin));
+        }
+        read::config(&all)
     }
 
     /// What the core needs to know, on a machine with `cpus`.
     pub fn policy(&self, cpus: &Cpus) -> Policy {
-        let source = format!("workers = {}", self.workers);
+        let mut source = format!("workers = {}", self.workers);
+        if let Some(file) = self.source.drop_in("workers") {
+            source += &format!(" ({file})");
+        }
         let (workers, workers_source) = match self.workers {
             Workers::Count(count) => (count, source),
             Workers::Max => (cpus.count, format!("{source}: {cpus}")),

@@ -3,12 +3,12 @@
 
 use super::diagnostic::{ConfigError, Source};
 use super::keys::{self, Status};
-use super::toml_reader::{Problem, Read, Reader, Value, all};
+use super::toml_reader::{Findings, Problem, Read, Reader, Value, all};
 use super::values::{boolean, choice, duration, expected, integer, list, string};
 use super::words::toml_string;
 use super::{
-    Balance, Config, EnvironmentFile, Listen, MAX_WORKERS, Protocol, Workers, envfile, launch,
-    units, words,
+    Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol,
+    SLOT_LISTENER, Sandbox, Workers, envfile, launch, units, words,
 };
 use crate::core::{OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
@@ -16,29 +16,51 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use toml::de::DeValue;
 
+/// Reads `fragments`, the text and the origin of each, the main file first: a key of a
+/// later one replaces that of an earlier one, `environment` is added to.
+///
+/// # Errors
 /// See [`Config::parse`].
-pub(super) fn config(text: &str, origin: &str) -> Result<Config, ConfigError> {
-    // Some editors begin a file with a byte order mark, which would shift the columns.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut file = Reader::new(text, origin)?;
+pub(super) fn config(fragments: &[(String, String)]) -> Result<Config, ConfigError> {
+    let mut findings = Findings::default();
     let mut config = Config::defaults(Vec::new(), Source::default());
-    program(&mut file, &mut config);
-    supervision(&mut file, &mut config);
-    reload(&mut file, &mut config);
-    others(&mut file);
-    together(&mut file, &config);
-    file.finish(|source| Config { source, ..config })
+    let main = fragments.first().map(|(_, origin)| origin.clone());
+    findings.source.origin = main.unwrap_or_default();
+    let mut whole = true;
+    for (text, origin) in fragments {
+        // Some editors begin a file with a byte order mark, which would shift the columns.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut file = match Reader::new(text, origin, &mut findings) {
+            Ok(file) => file,
+            Err(error) => {
+                findings.extend(error);
+                whole = false;
+                continue;
+            }
+        };
+        program(&mut file, &mut config);
+        sockets(&mut file, &mut config);
+        unit(&mut file, &mut config);
+        supervision(&mut file, &mut config);
+        reload(&mut file, &mut config);
+        others(&mut file);
+    }
+    if whole {
+        together(&mut findings, &config);
+    }
+    findings.finish(|source| Config { source, ..config })
 }
 
 /// What is run, and how it is spoken to.
 fn program(file: &mut Reader<'_>, config: &mut Config) {
     file.take("command", &mut config.command, command);
     file.take("directory", &mut config.directory, directory);
-    file.take("environment", &mut config.environment, environment);
+    let mut added = BTreeMap::new();
+    file.take("environment", &mut added, environment);
+    config.environment.extend(added);
     file.take("environment_files", &mut config.environment_files, |v| {
         list(v, "[\"/etc/default/web\"]", environment_file)
     });
-    file.take("listen", &mut config.listen, listen);
     file.take("workers", &mut config.workers, workers);
     file.take("protocol", &mut config.protocol, |v| {
         let known = [
@@ -47,12 +69,51 @@ fn program(file: &mut Reader<'_>, config: &mut Config) {
         ];
         choice(v, &known, &["node"])
     });
+    file.take("ready", &mut config.ready, ready);
+}
+
+/// Where connections come from, and who gets them.
+fn sockets(file: &mut Reader<'_>, config: &mut Config) {
+    file.take("listen", &mut config.listen, listen);
+    file.take("slot_listen", &mut config.slot_listen, |v| {
+        let text = string(v, "an address with {slot} in it")?;
+        let read = text.parse().map(Some);
+        read.map_err(|why: String| Problem::at(v, why).into())
+    });
+    file.take("max_workers", &mut config.max_workers, |v| {
+        integer(v, 1, MAX_LINES).map(Some)
+    });
     file.take("balance", &mut config.balance, |v| {
-        let known = [("auto", Balance::Auto), ("shared", Balance::Shared)];
-        choice(v, &known, &["even", "sticky", "round-robin"])
+        let known = [
+            ("auto", Balance::Auto),
+            ("shared", Balance::Shared),
+            ("even", Balance::Even),
+            ("sticky", Balance::Sticky),
+        ];
+        choice(v, &known, &["round-robin"])
     });
     file.take("blocking", &mut config.blocking, boolean);
-    file.take("ready", &mut config.ready, ready);
+    file.take("socket_user", &mut config.socket_user, account);
+    file.take("socket_group", &mut config.socket_group, account);
+    file.take("socket_mode", &mut config.socket_mode, mode);
+}
+
+/// What the units are to be like.
+fn unit(file: &mut Reader<'_>, config: &mut Config) {
+    file.take("user", &mut config.user, account);
+    file.take("group", &mut config.group, account);
+    file.take("sandbox", &mut config.sandbox, |v| {
+        let known = [("default", Sandbox::Default), ("strict", Sandbox::Strict)];
+        choice(v, &known, &[])
+    });
+    file.take("autostart", &mut config.autostart, |v| {
+        let known = [
+            ("boot", Some(Autostart::Boot)),
+            ("connection", Some(Autostart::Connection)),
+            ("never", Some(Autostart::Never)),
+        ];
+        choice(v, &known, &[])
+    });
 }
 
 /// How workers start, stop and are replaced.
@@ -122,9 +183,9 @@ fn others(file: &mut Reader<'_>) {
 }
 
 /// What is wrong only between keys.
-fn together(file: &mut Reader<'_>, config: &Config) {
-    if !file.source.positions.contains_key("command") {
-        file.error_at(
+fn together(found: &mut Findings, config: &Config) {
+    if !found.source.gives("command") {
+        found.error_at(
             "command",
             "`command` is missing".into(),
             Some("add what to run, such as command = [\"node\", \"server.js\"]".into()),
@@ -135,8 +196,8 @@ fn together(file: &mut Reader<'_>, config: &Config) {
             units::show(config.backoff_min),
             units::show(config.backoff_max),
         );
-        let given = file.source.positions.contains_key("backoff_min");
-        file.error_at(
+        let given = found.source.gives("backoff_min");
+        found.error_at(
             if given { "backoff_min" } else { "backoff_max" },
             format!("`backoff_min` ({min}) is longer than `backoff_max` ({max})"),
             Some("the delay between crashes grows from backoff_min to backoff_max".into()),
@@ -146,13 +207,68 @@ fn together(file: &mut Reader<'_>, config: &Config) {
         && delay > config.start_timeout
     {
         let (delay, limit) = (units::show(delay), units::show(config.start_timeout));
-        file.error_at(
+        found.error_at(
             "ready",
             format!(
                 "no worker would ever be ready: after {delay} `start_timeout` ({limit}) is over"
             ),
             Some("make `start_timeout` longer than the delay".into()),
         );
+    }
+    slot_addresses(found, config);
+}
+
+/// That each slot gets an address of its own, which is no other listener's.
+fn slot_addresses(found: &mut Findings, config: &Config) {
+    let Some(template) = &config.slot_listen else {
+        return;
+    };
+    let slots = config.slots_with_address();
+    if let Err(why) = template.fits(slots) {
+        let hint = format!("`max_workers` ({slots}) says how many slots get an address");
+        found.error_at("slot_listen", why, Some(hint));
+        return;
+    }
+    let same = |listen: &&Listen| (0..slots).any(|n| template.address(n) == listen.address);
+    if let Some(listen) = config.listen.iter().find(same) {
+        let why = format!(
+            "`listen` has {}, which is the address of a slot",
+            listen.address
+        );
+        found.error_at("slot_listen", why, None);
+    }
+    if config
+        .listen
+        .iter()
+        .any(|listen| listen.name == SLOT_LISTENER)
+    {
+        let why = format!("no listener can be called \"{SLOT_LISTENER}\" beside `slot_listen`");
+        found.error_at("listen", why, None);
+    }
+}
+
+/// A user or a group, by name or number.
+fn account(value: &Value<'_>) -> Read<Option<String>> {
+    let text = match value.get_ref() {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        _ => string(value, "a name, such as \"www-data\"")?,
+    };
+    units::valid_account(text).map_err(|why| Problem::at(value, why))?;
+    Ok(Some(text.to_owned()))
+}
+
+/// Permissions of a socket file.
+fn mode(value: &Value<'_>) -> Read<Option<u32>> {
+    let (text, radix) = match value.get_ref() {
+        DeValue::Integer(number) => (number.as_str(), number.radix()),
+        _ => (string(value, "permissions, such as \"0660\"")?, 8),
+    };
+    let read = (radix == 8)
+        .then(|| u32::from_str_radix(text, 8).ok())
+        .flatten();
+    match read.filter(|mode| *mode <= 0o777) {
+        Some(mode) => Ok(Some(mode)),
+        None => Err(Problem::at(value, "expected permissions in octal, such as \"0660\"").into()),
     }
 }
 

@@ -60,7 +60,16 @@ fn every_key() {
         environment_files = ["/etc/default/web", "-.env"]
         workers = "-1"
         protocol = "listen-fds"
-        balance = "shared"
+        balance = "sticky"
+        max_workers = 12
+        slot_listen = "127.0.0.1:31{slot:02}"
+        socket_user = "web"
+        socket_group = 33
+        socket_mode = "0600"
+        user = "web"
+        group = "www-data"
+        sandbox = "strict"
+        autostart = "connection"
         blocking = true
         ready = { delay = "1s" }
         start_timeout = "1min 30s"
@@ -89,6 +98,19 @@ fn every_key() {
     let files = config.environment_files.iter().map(|file| file.optional);
     assert_eq!(files.collect::<Vec<_>>(), [false, true]);
     assert_eq!(config.listen.len(), 2);
+    let admin = &config.listen[1].address;
+    assert_eq!(
+        (config.lines(&config.listen[0].address), config.lines(admin)),
+        (12, 1)
+    );
+    let slots = config.slot_listen.as_ref().unwrap();
+    assert_eq!(slots.address(11).to_string(), "127.0.0.1:3111");
+    assert_eq!(config.socket_group.as_deref(), Some("33"));
+    assert_eq!(
+        (config.socket_mode, config.sandbox),
+        (Some(0o600), Sandbox::Strict)
+    );
+    assert_eq!(config.autostart, Some(Autostart::Connection));
     assert_eq!(config.drain_timeout, Duration::from_secs(45));
     assert_eq!(config.stop_exit_codes, [0, 3]);
     let policy = config.policy(&Cpus {
@@ -113,7 +135,7 @@ fn every_key() {
 fn all_errors_of_a_file_are_shown() {
     let text = "command = \"node server.js > log\"\n\
                 worker = 4\n\
-                user = \"web\"\n\
+                health = \"/health\"\n\
                 backoff_min = \"1min\"   # too long\n\
                 stop_signal = \"KILL\"\n\
                 [node]\n\
@@ -133,12 +155,11 @@ fn all_errors_of_a_file_are_shown() {
       | ^^^^^^
       = help: did you mean `workers`?
 
-    error: `user` is not yet supported
+    error: `health` is not yet supported
      --> web.toml:3:1
       |
-    3 | user = "web"
-      | ^^^^
-      = help: meanwhile: run `systemctl edit app-cluster` and add `[Service]`, `User=...` and `Group=...`
+    3 | health = "/health"
+      | ^^^^^^
 
     error: `backoff_min` (1min) is longer than `backoff_max` (15s)
      --> web.toml:4:15
@@ -203,7 +224,29 @@ fn wrong_values() {
         ("workers = \"auto\"", "no number of workers"),
         ("workers = true", "found true or false"),
         ("protocol = \"node\"", "\"node\" is not yet supported"),
-        ("balance = \"even\"", "\"even\" is not yet supported"),
+        (
+            "balance = \"round-robin\"",
+            "\"round-robin\" is not yet supported",
+        ),
+        ("max_workers = 257", "expected 1 to 256"),
+        ("user = \"no body\"", "no name of a user"),
+        ("group = \"-x\"", "begins like"),
+        ("user = \"4294967295\"", "no id"),
+        ("socket_mode = 660", "in octal"),
+        ("socket_mode = \"1777\"", "in octal"),
+        ("slot_listen = \"127.0.0.1:3000\"", "{slot}"),
+        (
+            "max_workers = 9\nslot_listen = \"127.0.0.1:6553{slot}\"",
+            "slot 6 has no address",
+        ),
+        (
+            "listen = [\"127.0.0.1:3103\"]\nslot_listen = \"127.0.0.1:31{slot:02}\"",
+            "the address of a slot",
+        ),
+        (
+            "listen = { slot = \"80\" }\nslot_listen = \"127.0.0.1:31{slot:02}\"",
+            "can be called \"slot\"",
+        ),
         (
             "ready = \"listening\"",
             "\"listening\" is not yet supported",
@@ -263,7 +306,7 @@ fn wrong_values() {
             "two listeners are called \"80\"",
         ),
         ("listen = { \"a:b\" = \"80\" }", "cannot name a listener"),
-        ("sandbox = \"strict\"", "`sandbox` is not yet supported"),
+        ("sandbox = \"tight\"", "expected one of"),
         ("node.preload = false", "`node` is not yet supported"),
     ] {
         let message = why(line);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A TOML table whose values know where they stand, so that each error can show its line.
 
-use super::diagnostic::{ConfigError, Diagnostic, Position, Severity, Source};
+use super::diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -58,31 +58,72 @@ pub(super) fn all<T>(results: impl Iterator<Item = Read<T>>) -> Read<Vec<T>> {
     if bad.is_empty() { Ok(good) } else { Err(bad) }
 }
 
+/// What is known of the files read so far: where each value stands, and what is wrong.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Where the values taken so far stand.
+    pub(super) source: Source,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Findings {
+    /// Adds an error about the value of `key`, taken before.
+    pub(super) fn error_at(&mut self, key: &str, message: String, hint: Option<String>) {
+        let found = self.source.diagnostic(Severity::Error, key, message, hint);
+        self.diagnostics.push(found);
+    }
+
+    /// Adds what another way of reading found.
+    pub(super) fn extend(&mut self, error: ConfigError) {
+        self.diagnostics.extend(error.diagnostics);
+    }
+
+    /// `value` if nothing was wrong.
+    ///
+    /// # Errors
+    /// Everything that was (or the first hundred of a file), in the order of the main
+    /// file, then of the others.
+    pub(super) fn finish<T>(mut self, value: impl FnOnce(Source) -> T) -> Result<T, ConfigError> {
+        if self.diagnostics.is_empty() {
+            return Ok(value(self.source));
+        }
+        let main = self.source.origin;
+        self.diagnostics.sort_by_key(|found| {
+            let other = (found.origin != main).then(|| found.origin.clone());
+            (other, found.position.line, found.position.column)
+        });
+        Err(ConfigError {
+            diagnostics: self.diagnostics,
+        })
+    }
+}
+
 /// A file's table being read: takes values out and collects what is wrong.
 pub(super) struct Reader<'t> {
     text: &'t str,
+    origin: &'t str,
     table: DeTable<'t>,
-    diagnostics: Vec<Diagnostic>,
-    /// Where the values taken so far stand.
-    pub(super) source: Source,
+    errors: usize,
+    findings: &'t mut Findings,
 }
 
 impl<'t> Reader<'t> {
-    /// Parses `text`.
+    /// Parses `text` of the file `origin`.
     ///
     /// # Errors
     /// The first error in the syntax; what follows it is mostly its consequence.
-    pub(super) fn new(text: &'t str, origin: &str) -> Result<Reader<'t>, ConfigError> {
-        let source = Source {
-            origin: origin.to_owned(),
-            ..Source::default()
-        };
+    pub(super) fn new(
+        text: &'t str,
+        origin: &'t str,
+        findings: &'t mut Findings,
+    ) -> Result<Reader<'t>, ConfigError> {
         match DeTable::parse(text) {
             Ok(table) => Ok(Reader {
                 text,
+                origin,
                 table: table.into_inner(),
-                diagnostics: Vec::new(),
-                source,
+                errors: 0,
+                findings,
             }),
             Err(error) => Err(Diagnostic {
                 position: Position::of(text, error.span().unwrap_or(0..0)),
@@ -94,7 +135,7 @@ impl<'t> Reader<'t> {
 
     /// Whether no further error is taken; finding the line of each takes time.
     pub(super) fn full(&self) -> bool {
-        self.diagnostics.len() >= MOST
+        self.errors >= MOST
     }
 
     /// Adds an error at `span`, unless there are too many.
@@ -102,16 +143,11 @@ impl<'t> Reader<'t> {
         if self.full() {
             return;
         }
-        self.diagnostics.push(Diagnostic {
+        self.errors += 1;
+        self.findings.diagnostics.push(Diagnostic {
             position: Position::of(self.text, span),
-            ..Diagnostic::file(&self.source.origin, message, hint)
+            ..Diagnostic::file(self.origin, message, hint)
         });
-    }
-
-    /// Adds an error about the value of `key`, taken before.
-    pub(super) fn error_at(&mut self, key: &str, message: String, hint: Option<String>) {
-        let found = self.source.diagnostic(Severity::Error, key, message, hint);
-        self.diagnostics.push(found);
     }
 
     /// Takes `key` and replaces `target` by what `read` makes of it. Leaves `target`
@@ -125,8 +161,11 @@ impl<'t> Reader<'t> {
         let Some(value) = self.table.remove(key) else {
             return;
         };
-        let position = Position::of(self.text, value.span());
-        self.source.positions.insert(key.to_owned(), position);
+        let place = Place {
+            origin: self.origin.to_owned(),
+            position: Position::of(self.text, value.span()),
+        };
+        self.findings.source.places.insert(key.to_owned(), place);
         match read(&value) {
             Ok(value) => *target = value,
             Err(problems) => {
@@ -149,20 +188,5 @@ impl<'t> Reader<'t> {
                 )
             })
             .collect()
-    }
-
-    /// `value` if nothing was wrong.
-    ///
-    /// # Errors
-    /// Everything that was (or the first hundred), in the order of the file.
-    pub(super) fn finish<T>(mut self, value: impl FnOnce(Source) -> T) -> Result<T, ConfigError> {
-        if self.diagnostics.is_empty() {
-            return Ok(value(self.source));
-        }
-        self.diagnostics
-            .sort_by_key(|found| (found.position.line, found.position.column));
-        Err(ConfigError {
-            diagnostics: self.diagnostics,
-        })
     }
 }

@@ -161,6 +161,31 @@ pub fn valid_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// Checks the name or number of a user or a group, more strictly than systemd.exec(5)
+/// does: it becomes part of a unit file.
+///
+/// # Errors
+/// A sentence that says what is wrong with `account`.
+pub fn valid_account(account: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let number = account.bytes().all(|b| b.is_ascii_digit());
+    if account.is_empty() || account.len() > 32 || !account.chars().all(fits) {
+        Err(format!("{account:?} is no name of a user or a group"))
+    } else if account.starts_with(['-', '.']) {
+        Err(format!(
+            "no user or group has a name that begins like {account:?}"
+        ))
+    } else if number && account.parse::<u32>().is_ok_and(|id| id < u32::MAX) {
+        Ok(())
+    } else if account.starts_with(|c: char| c.is_ascii_digit()) {
+        Err(format!(
+            "{account:?} is no name, which cannot begin with a digit, and no id"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
