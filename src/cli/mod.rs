@@ -9,7 +9,9 @@ mod manage;
 mod reload;
 mod run;
 mod scale;
+mod settings;
 mod status;
+mod systemd;
 mod target;
 
 use crate::config::{Listen, Workers};
@@ -160,13 +162,10 @@ enum Verb {
         now: bool,
     },
     /// Change the number of workers: N, +N or -N
-    Scale {
-        /// The app
-        name: String,
-        /// How many, or how many more (+N) or fewer (-N)
-        #[arg(allow_hyphen_values = true, value_name = "N|+N|-N")]
-        workers: scale::Change,
-    },
+    ///
+    /// Returns when the new workers are ready. The number of an app with units is kept beside
+    /// its configuration, and holds over reloads, restarts and boots.
+    Scale(scale::Options),
     /// Show what workers wrote, from the journal
     Logs(logs::Options),
     /// Check a configuration file, as a reload would
@@ -209,7 +208,10 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
         Verb::Reload { name } => reload::main(&checked(name)?),
         Verb::Restart { target } => reload::restart(&target),
         Verb::Stop { name, now } => manage::stop(&checked(name)?, now),
-        Verb::Scale { name, workers } => scale::main(&checked(name)?, workers),
+        Verb::Scale(mut options) => {
+            options.name = checked(options.name)?;
+            scale::main(&options)
+        }
         Verb::Logs(options) => logs::main(&options),
         Verb::Check { what, json } => check::main(&what, json),
     }
