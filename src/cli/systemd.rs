@@ -28,7 +28,6 @@ pub struct Systemd {
 pub enum Verb {
     Start,
     Stop,
-    Restart,
 }
 
 impl Verb {
@@ -36,7 +35,6 @@ impl Verb {
         match self {
             Verb::Start => "start",
             Verb::Stop => "stop",
-            Verb::Restart => "restart",
         }
     }
 }
@@ -95,7 +93,6 @@ impl Systemd {
         let (method, instead) = match verb {
             Verb::Start => ("StartUnit", format!("start {unit}")),
             Verb::Stop => ("StopUnit", format!("stop {unit}")),
-            Verb::Restart => ("RestartUnit", format!("restart {unit}")),
         };
         let doing = format!("{} {unit}", verb.name());
         let job: OwnedObjectPath = self.ask(method, &(unit, "replace"), &doing, &instead)?;
@@ -104,7 +101,7 @@ impl Systemd {
             let (_, pending): (u32, OwnedObjectPath) = self.property(unit, UNIT, "Job")?;
             let state = self.state(unit)?;
             let there = match verb {
-                Verb::Start | Verb::Restart => state == "active",
+                Verb::Start => state == "active",
                 Verb::Stop => is_down(&state),
             };
             if pending != job {
@@ -180,11 +177,6 @@ impl Systemd {
     pub fn status_text(&self, service: &str) -> Result<String, Fail> {
         let interface = "org.freedesktop.systemd1.Service";
         self.property(service, interface, "StatusText")
-    }
-
-    /// `UnitFileState`: `enabled`, `disabled`, `static`, `generated`, …
-    pub fn file_state(&self, unit: &str) -> Result<String, Fail> {
-        self.property(unit, UNIT, "UnitFileState")
     }
 
     /// What a socket unit listens on, as `(type, address)`.
