@@ -150,6 +150,19 @@ impl Engine {
         }
     }
 
+    /// Whether the units that we run in are what `config` asks for.
+    ///
+    /// # Errors
+    /// What differs, and the commands that change it.
+    pub(super) fn units_fit(&self, config: &Config) -> Result<(), String> {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let sockets = self.listener_status().into_iter();
+        let sockets: Vec<_> = sockets.map(|l| (l.name, l.address, l.lines)).collect();
+        running.fits(config, &sockets)
+    }
+
     /// Sockets with the same name and address are lines of one listener.
     fn listener_status(&self) -> Vec<ListenerStatus> {
         let mut all: Vec<ListenerStatus> = Vec::new();

@@ -205,7 +205,7 @@ pub(super) fn is_of(name: &str, unit: &str) -> bool {
 ///
 /// # Errors
 /// One of them could not be written; the others have been tried.
-fn write(units: &Units, directory: &Path) -> std::io::Result<()> {
+pub(super) fn write(units: &Units, directory: &Path) -> std::io::Result<()> {
     let mut result = Ok(());
     let parent = |path: &Path| path.parent().map_or(Ok(()), fs::create_dir_all);
     for (path, text) in &units.files {

@@ -13,11 +13,16 @@
 
 pub mod changes;
 pub mod generator;
+#[cfg(test)]
+mod generator_tests;
 pub mod kept;
 mod log;
+mod running;
 mod sandbox;
 #[cfg(test)]
 mod tests;
+
+pub use running::Running;
 
 use crate::config::{
     Autostart, Config, ConfigError, Diagnostic, Listen, ListenAddress, SLOT_LISTENER, Sandbox,
@@ -231,7 +236,7 @@ fn main_socket(
     text += "[Socket]\n";
     text += &main.map(listening).unwrap_or_default();
     text += &ownership(config);
-    if main.is_some() {
+    if main.is_some() || !further.is_empty() {
         text += "# So that these sockets outlive a configuration that cannot be read.\n";
         for (key, verb) in [
             ("ExecStartPost", kept::KEEP),
