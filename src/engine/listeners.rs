@@ -236,6 +236,21 @@ impl Listener {
         Ok(listener)
     }
 
+    /// Its sockets: name, address, how many on that address.
+    pub fn sockets(&self) -> Vec<(String, String, u32)> {
+        if !self.per_slot {
+            return vec![(
+                self.name.clone(),
+                self.address.clone(),
+                self.lines.len() as u32,
+            )];
+        }
+        let lines = self.lines.iter();
+        lines
+            .map(|line| (self.name.clone(), describe(&line.fd).0, 1))
+            .collect()
+    }
+
     /// The line that the worker of `slot` accepts from; `None`: it gets none.
     pub fn line_of(&self, slot: SlotId, spread: Spread) -> Option<usize> {
         let slot = slot.0 as usize;

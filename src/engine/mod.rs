@@ -40,6 +40,7 @@ use crate::core::{
 };
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, Desk, OpenCalls};
+use crate::units::Running;
 use anyhow::{Context, Result};
 use cgroup::Cgroup;
 use nix::sys::eventfd::EventFd;
@@ -166,6 +167,8 @@ pub struct Engine {
     style: Option<Style>,
     cgroup: Option<Cgroup>,
     unit: Option<String>,
+    /// What the packaged unit, if it is ours, was made from.
+    running: Option<Running>,
     watchdog: Option<Duration>,
     next_ping: Option<Time>,
     extended: Option<Time>,
@@ -212,7 +215,9 @@ impl Engine {
         // Processes that lose their parent become our children, so that none is lost.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let managed = report::is_main_process_of_a_unit();
+        let unit = managed.then(report::own_unit).flatten();
         Ok(Engine {
+            running: Running::look(&parts.name, unit.as_deref()),
             core: Supervisor::new(policy, now().0 ^ u64::from(std::process::id())),
             name: parts.name,
             load: parts.load,
@@ -235,7 +240,7 @@ impl Engine {
             outcome: None,
             runtime: parts.runtime,
             journal: parts.journal,
-            unit: managed.then(report::own_unit).flatten(),
+            unit,
             watchdog: parts
                 .systemd
                 .is_there()
@@ -262,6 +267,13 @@ impl Engine {
         self.next_ping = self.watchdog.map(|_| now());
         // Ahead of the first worker: nobody accepts yet from what is put in order.
         self.steer();
+        let first = self.releases.get(&GenerationId(1));
+        if let Some(Err(changes)) = first.map(|r| self.units_fit(&r.config)) {
+            // No reason to serve nobody: perhaps we are back after a crash.
+            self.warn(format!(
+                "the units are not as the configuration says:\n{changes}"
+            ));
+        }
         self.feed(Event::Begin);
         self.end_turn();
         while self.outcome.is_none() {

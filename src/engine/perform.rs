@@ -263,6 +263,9 @@ impl Engine {
         if let Some(current) = self.releases.get(&self.core.generation()) {
             report::fits(&current.config, &config, self.inherited)?;
         }
+        self.units_fit(&config).map_err(|changes| {
+            format!("it changes what a reload cannot, so nothing was changed:\n{changes}")
+        })?;
         let release = Release::new(config).map_err(|error| error.to_string())?;
         let policy = release.policy();
         self.releases.insert(generation, release);

@@ -169,6 +169,18 @@ impl Engine {
         }
     }
 
+    /// Whether the units that we run in are what `config` asks for.
+    ///
+    /// # Errors
+    /// What differs, and the commands that change it.
+    pub(super) fn units_fit(&self, config: &Config) -> Result<(), String> {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let sockets: Vec<_> = self.listeners.iter().flat_map(Listener::sockets).collect();
+        running.fits(config, &sockets)
+    }
+
     fn listener_status(&self) -> Vec<ListenerStatus> {
         let spread = self.spread();
         let status = |listener: &Listener| {
