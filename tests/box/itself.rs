@@ -101,4 +101,6 @@ fn its_network_is_its_own(b: &TestBox) {
 fn workers_of_other_makes_are_there(b: &TestBox) {
     b.sh("node --version; gunicorn --version; python3 -c 'import uvicorn'; puma --version")
         .ok();
+    // They are there and do not run.
+    b.sh("nginx -v; haproxy -v; ! pgrep 'nginx|haproxy'").ok();
 }
