@@ -131,7 +131,7 @@ fn crashes_lose_what_was_accepted(b: &TestBox, balance: &str) {
 /// As those of web sockets: opened one after the other, never closed.
 fn held_connections_are_spread_evenly(b: &TestBox) {
     const WORKERS: usize = 8;
-    let apart = Duration::from_millis(scale(20, 4) as u64);
+    let apart = Duration::from_millis(scale(30, 10) as u64);
     let mut measured = Vec::new();
     for balance in ["shared", "even"] {
         lines::start(b, &(hello(WORKERS) + &on(balance, WORKERS)));
