@@ -8,9 +8,11 @@ use crate::engine::Style;
 use serde::Deserialize;
 use std::fmt::Write;
 
+/// The reply to [`Call::GetStatus`].
 #[derive(Deserialize)]
-struct Reply {
-    status: Status,
+pub struct Reply {
+    /// All of it.
+    pub status: Status,
 }
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
