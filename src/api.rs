@@ -61,10 +61,15 @@ pub struct ListenerStatus {
     pub name: String,
     /// Where it listens.
     pub address: String,
+    /// How connections are spread over the workers: `shared`, `even`, `sticky`, or
+    /// `by slot`.
+    pub balance: String,
     /// How many sockets it has.
     pub lines: u32,
     /// Connections that wait to be accepted, where the kernel tells.
     pub backlog: Option<u32>,
+    /// The same for each socket; empty where the kernel does not tell.
+    pub queues: Vec<u32>,
 }
 
 /// One worker position.

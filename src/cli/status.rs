@@ -163,8 +163,8 @@ mod tests {
             "config": "/etc/app-cluster/web.toml", "state": "reloading", "generation": 7,
             "workers": { "desired": 2, "ready": 1, "source": "workers = 2" },
             "listeners": [
-                { "name": "http", "address": "[::]:3000", "lines": 1, "backlog": 3 },
-                { "name": "admin", "address": "unix:/run/web.sock", "lines": 1, "backlog": null },
+                { "name": "http", "address": "[::]:3000", "balance": "shared", "lines": 1, "backlog": 3, "queues": [3] },
+                { "name": "admin", "address": "unix:/run/web.sock", "balance": "shared", "lines": 1, "backlog": null, "queues": [] },
             ],
             "slots": [
                 {

@@ -37,34 +37,9 @@ impl Engine {
             Token::ProbeExit(worker) => self.take_probe_exit(worker),
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
-            Token::Listener(index) => self.mend_listener(index),
+            Token::Line(listener, line) => self.take_line(listener, line),
             Token::Cgroup(worker) => self.remove_cgroup(worker),
         }
-    }
-
-    /// A worker has called shutdown(2) on a socket that all share: listen again. What
-    /// was queued there is lost, what comes next is not.
-    fn mend_listener(&mut self, index: usize) {
-        let Some(listener) = self.listeners.get(index) else {
-            return;
-        };
-        let name = listener.name.clone();
-        let mended = listener.listen_again().is_ok() && !listener.is_shut_down();
-        if mended {
-            self.warn(format!(
-                "listener {name} was shut down, by a worker: listening again; connections \
-                 queued there were lost"
-            ));
-            return;
-        }
-        // A unix socket stays shut down for good (unix(7) has no way back).
-        self.poller.remove(&self.listeners[index].fd);
-        let broken = format!(
-            "listener {name} was shut down, by a worker, and cannot be mended: restart it \
-             (systemctl restart of the socket unit)"
-        );
-        self.log(Record::plain(Level::Error, broken.clone()));
-        self.broken = Some(broken);
     }
 
     fn take_notify(&mut self, worker: WorkerId) {
