@@ -324,6 +324,8 @@ impl Engine {
             && at <= now()
         {
             self.systemd.say(&[NotifyState::Watchdog]);
+            // What is only looked at now and then.
+            self.steering.outdate();
             self.next_ping = Some(now() + interval / 2);
         }
     }

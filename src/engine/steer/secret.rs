@@ -71,15 +71,13 @@ impl Engine {
         if !self.steering.proxy.wants_to_look(now()) {
             return;
         }
+        self.steering.proxy.looked = Some(now());
         let ports: Vec<u16> = self.listeners.iter().filter_map(|l| l.port).collect();
         let clients = clients(&ports);
         let total: usize = clients.values().sum();
-        if total < ENOUGH {
-            return;
-        }
-        self.steering.proxy.looked = Some(now());
         let most = clients.iter().max_by_key(|(_, count)| **count);
-        if let Some((client, count)) = most.filter(|(_, count)| **count * 10 >= total * 8) {
+        let nearly_all = |count: usize| total >= ENOUGH && count * 10 >= total * 8;
+        if let Some((client, count)) = most.filter(|(_, count)| nearly_all(**count)) {
             self.steering.proxy.found = true;
             self.warn(format!(
                 "balance = \"sticky\": {count} of {total} connections come from {client}, and so \
