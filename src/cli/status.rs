@@ -8,9 +8,11 @@ use crate::engine::Style;
 use serde::Deserialize;
 use std::fmt::Write;
 
+/// The reply to [`Call::GetStatus`].
 #[derive(Deserialize)]
-struct Reply {
-    status: Status,
+pub struct Reply {
+    /// All of it.
+    pub status: Status,
 }
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
@@ -161,8 +163,8 @@ mod tests {
             "config": "/etc/app-cluster/web.toml", "state": "reloading", "generation": 7,
             "workers": { "desired": 2, "ready": 1, "source": "workers = 2" },
             "listeners": [
-                { "name": "http", "address": "[::]:3000", "lines": 1, "backlog": 3 },
-                { "name": "admin", "address": "unix:/run/web.sock", "lines": 1, "backlog": null },
+                { "name": "http", "address": "[::]:3000", "balance": "shared", "lines": 1, "backlog": 3, "queues": [3] },
+                { "name": "admin", "address": "unix:/run/web.sock", "balance": "shared", "lines": 1, "backlog": null, "queues": [] },
             ],
             "slots": [
                 {

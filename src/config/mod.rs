@@ -34,6 +34,7 @@ mod tests;
 pub use check::check;
 pub use cpus::Cpus;
 pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+pub use file::current_directory;
 pub use fragments::drop_in_directory;
 pub use keys::{KEYS, Key, Status};
 pub use launch::{Launch, inherited_environment};

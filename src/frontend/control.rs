@@ -298,7 +298,7 @@ mod tests {
             let replies = ask(path, &[more, &b"\0"[..]].concat());
             assert_eq!(replies.len(), 2);
             assert_eq!(replies[0]["continues"], true);
-            let text = "Scale { workers: None, by: Some(-1) }";
+            let text = "Scale { workers: None, by: Some(-1), kept: None, reset: false }";
             assert_eq!(replies[1]["parameters"]["message"], text);
         });
     }

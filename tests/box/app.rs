@@ -16,7 +16,7 @@ const CONFIG: &str = "/etc/app-cluster/app-cluster.toml";
 pub const LONG: Duration = Duration::from_secs(60);
 
 /// The worker of many bad habits, see its head.
-const WORKER: &str = include_str!("workers/worker.py");
+pub const WORKER: &str = include_str!("workers/worker.py");
 pub const WORKER_FILE: &str = "/srv/app/worker.py";
 
 /// `command = …` for [`WORKER`] with its words, and so many of them.

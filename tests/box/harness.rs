@@ -10,6 +10,7 @@
 mod command;
 mod host;
 mod machine;
+mod nspawn;
 mod root;
 
 use std::any::Any;

@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = &[
     test!(bare a_task_runs_beside_the_test),
     test!(bare units_are_real),
     test!(bare its_network_is_its_own),
+    test!(bare files_outlast_a_reboot_and_nothing_else_does),
     test!(bare workers_of_other_makes_are_there),
 ];
 
@@ -98,7 +99,30 @@ fn its_network_is_its_own(b: &TestBox) {
     assert_ne!(net(&b.leader_pid().to_string()), net("self"));
 }
 
+fn files_outlast_a_reboot_and_nothing_else_does(b: &TestBox) {
+    let seen = |b: &TestBox| {
+        b.sh("cat /etc/kept /var/lib/kept; ls /run/kept || true")
+            .ok()
+    };
+    b.sh("echo 1 >/etc/kept; echo 2 >/var/lib/kept; echo 3 >/run/kept")
+        .ok();
+    for reboot in [TestBox::reboot, TestBox::power_cycle] {
+        b.sh("mount -t tmpfs none /mnt; setsid sleep 600 >/dev/null 2>&1 &")
+            .ok();
+        b.sh("ip address add 127.0.0.2/8 dev lo").ok();
+        let leader = b.leader_pid();
+        reboot(b);
+        assert_ne!(b.leader_pid(), leader);
+        assert_eq!(seen(b), "1\n2");
+        b.sh("! pgrep -x sleep; ! mountpoint -q /mnt; ! ip address | grep -q 127.0.0.2")
+            .ok();
+        units_are_real(b);
+    }
+}
+
 fn workers_of_other_makes_are_there(b: &TestBox) {
     b.sh("node --version; gunicorn --version; python3 -c 'import uvicorn'; puma --version")
         .ok();
+    // They are there and do not run.
+    b.sh("nginx -v; haproxy -v; ! pgrep 'nginx|haproxy'").ok();
 }

@@ -18,6 +18,7 @@
 //! time when no test runs.
 
 mod app;
+mod balance;
 mod crash;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
@@ -25,15 +26,19 @@ mod harness;
 mod home;
 mod hostile;
 mod itself;
+mod lines;
 #[path = "../support/load.rs"]
 mod load;
 mod logs;
 mod package;
 mod programs;
+mod proxy;
+mod reboot;
 mod release;
 mod reload;
 mod serve;
 mod service;
+mod sticky;
 mod stop;
 mod third_party;
 mod units;
@@ -66,6 +71,10 @@ fn main() -> ExitCode {
         third_party::TESTS,
         home::TESTS,
         verbs::TESTS,
+        balance::TESTS,
+        sticky::TESTS,
+        proxy::TESTS,
+        reboot::TESTS,
     ]
     .concat();
     if args.list {

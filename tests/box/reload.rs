@@ -10,15 +10,29 @@ use crate::service::{
 
 pub const TESTS: &[Test] = &[
     test!(reloads_lose_nothing),
+    test!(reloads_with_a_line_for_each_slot_lose_nothing),
     test!(one_worker_is_enough_to_lose_nothing),
     test!(many_workers_are_replaced),
     test!(reloads_that_pile_up_become_few),
     test!(full_runtime_directory_stops_a_reload),
 ];
 
+const SLOTS: usize = 4;
+
 fn reloads_lose_nothing(b: &TestBox) {
-    const SLOTS: usize = 4;
     start(b, &hello(SLOTS));
+    reloads_under_load(b);
+}
+
+/// `even`, and lines to spare.
+fn reloads_with_a_line_for_each_slot_lose_nothing(b: &TestBox) {
+    crate::lines::start(b, &(hello(SLOTS) + &crate::lines::on("even", 6)));
+    reloads_under_load(b);
+    assert_eq!(crate::lines::queues(b), [0; 6]);
+}
+
+#[track_caller]
+fn reloads_under_load(b: &TestBox) {
     let (reloads, requests) = (scale(10, 3), scale(20_000, 2_000) as u64);
     let load = load(b);
     for n in 1..=reloads {

@@ -11,6 +11,8 @@
 
 #[path = "load_client.rs"]
 mod client;
+#[path = "load_crowd.rs"]
+pub mod crowd;
 #[path = "load_report.rs"]
 mod report;
 
@@ -19,7 +21,7 @@ pub use report::{Failure, KEPT_FAILURES, KindReport, Report};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -64,6 +66,8 @@ pub struct LoadSpec {
     pub target: Target,
     /// The clients enter the network namespace of this process (needs CAP_SYS_ADMIN).
     pub netns: Option<i32>,
+    /// The address that the clients bind, if not one after the other of 127.0.0.0/8.
+    pub source: Option<IpAddr>,
     pub clients: Vec<Clients>,
     /// The path of all kinds but [`Kind::Slow`].
     pub path: String,
@@ -78,6 +82,7 @@ impl LoadSpec {
         LoadSpec {
             target,
             netns: None,
+            source: None,
             clients: Vec::new(),
             path: "/".into(),
             answer_within: Duration::from_secs(30),
@@ -210,7 +215,7 @@ impl Load {
                 let entered = entered.clone();
                 load.threads
                     .push(std::thread::Builder::new().spawn(move || {
-                        let result = worker.enter_netns();
+                        let result = enter_netns(worker.spec.netns);
                         let run = result.is_ok();
                         let _ = entered.send(result);
                         drop(entered);
@@ -316,6 +321,15 @@ impl Drop for Load {
     }
 }
 
+/// Moves this thread into the network of process `pid`, if there is one.
+fn enter_netns(pid: Option<i32>) -> io::Result<()> {
+    if let Some(pid) = pid {
+        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    }
+    Ok(())
+}
+
 /// One thread's part.
 struct Worker {
     seed: u64,
@@ -327,17 +341,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn enter_netns(&self) -> io::Result<()> {
-        if let Some(pid) = self.spec.netns {
-            let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
-            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-        }
-        Ok(())
-    }
-
     fn run(&self) {
         let abandoned = || self.shared.phase() == Phase::Abandoned;
-        let mut client = client::Client::new(&self.spec, self.clients.kind, self.seed, &abandoned);
+        let mut client =
+            client::Client::new(self.spec.clone(), self.clients.kind, self.seed, &abandoned);
         let mut count = 0;
         while count < self.limit && self.shared.phase() == Phase::Running {
             count += 1;

@@ -9,8 +9,9 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A blocked call returns this often, to see whether anybody still wants the answer.
@@ -24,6 +25,7 @@ const PIECE_EVERY: Duration = Duration::from_millis(20);
 pub struct Answer {
     pub pid: Option<u64>,
     pub generation: Option<u64>,
+    pub slot: Option<u64>,
 }
 
 /// A connection and the bytes read from it but not used yet.
@@ -34,22 +36,22 @@ struct Connection {
 }
 
 pub struct Client<'a> {
-    spec: &'a LoadSpec,
+    spec: Arc<LoadSpec>,
     kind: Kind,
     random: u64,
     requests: u64,
     connections: u64,
     head: String,
     kept: Option<Connection>,
-    abandoned: &'a dyn Fn() -> bool,
+    abandoned: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> Client<'a> {
     pub fn new(
-        spec: &'a LoadSpec,
+        spec: Arc<LoadSpec>,
         kind: Kind,
         seed: u64,
-        abandoned: &'a dyn Fn() -> bool,
+        abandoned: &'a (dyn Fn() -> bool + Sync),
     ) -> Client<'a> {
         let path = &spec.path;
         let (line, close) = match kind {
@@ -144,25 +146,25 @@ impl<'a> Client<'a> {
     }
 
     fn connect(&mut self) -> nix::Result<File> {
-        let (family, address) = match &self.spec.target {
-            Target::Tcp(SocketAddr::V4(v4)) => (AddressFamily::Inet, SockaddrStorage::from(*v4)),
-            Target::Tcp(SocketAddr::V6(v6)) => (AddressFamily::Inet6, SockaddrStorage::from(*v6)),
+        let target = match &self.spec.target {
+            Target::Tcp(address) => *address,
             Target::Unix(path) => {
                 let fd = new_socket(AddressFamily::Unix)?;
                 return self.connected(fd, &UnixAddr::new(path)?);
             }
         };
+        let family = match target {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
         let fd = new_socket(family)?;
-        if let Target::Tcp(SocketAddr::V4(v4)) = self.spec.target
-            && v4.ip().is_loopback()
-        {
+        if let Some(source) = self.source(target) {
             // The port is chosen at connect, when the destination is known (ip(7)).
             setsockopt(&fd, sockopt::IpBindAddressNoPort, &true)?;
-            let source = SocketAddrV4::new(self.source(), 0);
             bind(fd.as_raw_fd(), &SockaddrStorage::from(source))?;
         }
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-        self.connected(fd, &address)
+        self.connected(fd, &SockaddrStorage::from(target))
     }
 
     fn connected(&self, fd: OwnedFd, address: &dyn SockaddrLike) -> nix::Result<File> {
@@ -176,13 +178,20 @@ impl<'a> Client<'a> {
         Ok(File::from(fd))
     }
 
-    /// A random address of 127.0.0.0/8 (xorshift).
-    fn source(&mut self) -> Ipv4Addr {
+    /// The address asked for, else a random one of 127.0.0.0/8 (xorshift) if the target is in it.
+    fn source(&mut self, target: SocketAddr) -> Option<SocketAddr> {
+        if let Some(source) = self.spec.source {
+            return Some(SocketAddr::new(source, 0));
+        }
+        if !target.is_ipv4() || !target.ip().is_loopback() {
+            return None;
+        }
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         let [a, b, c, ..] = self.random.to_be_bytes();
-        Ipv4Addr::new(127, a, b, c.clamp(1, 254))
+        let source = IpAddr::from(Ipv4Addr::new(127, a, b, c.clamp(1, 254)));
+        Some(SocketAddr::new(source, 0))
     }
 }
 
@@ -193,7 +202,7 @@ fn new_socket(family: AddressFamily) -> nix::Result<OwnedFd> {
 /// How long to wait for bytes.
 struct Wait<'a> {
     deadline: Instant,
-    abandoned: &'a dyn Fn() -> bool,
+    abandoned: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Connection {
@@ -248,6 +257,7 @@ impl Connection {
             Answer {
                 pid: number("pid"),
                 generation: number("generation"),
+                slot: number("slot"),
             },
             keep,
         ))

@@ -3,15 +3,18 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::{Output, Task, first_child, tail, within};
 use super::host::{Host, remove_cgroups};
+use super::nspawn::{DEB, Line, is_init};
 use super::root::Root;
 
 /// How long a command in a box may take unless the test says otherwise.
@@ -22,22 +25,23 @@ const WAIT_LIMIT: Duration = Duration::from_secs(20);
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(25);
-/// Where a box sees the package under test.
-const DEB: &str = "/run/app-cluster-test.deb";
 
 /// A container with a real systemd in it; killed when dropped.
 ///
 /// Its network is its own loopback (IPv4 and IPv6), its file system an overlay
-/// that goes with it. All methods take `&self`, so that conditions and threads
-/// can share it.
+/// that goes with it and outlasts a [`TestBox::reboot`]. All methods take
+/// `&self`, so that conditions and threads can share it.
 #[derive(Debug)]
 pub struct TestBox {
     name: String,
     suite: &'static str,
     cgroups: Vec<PathBuf>,
     console: PathBuf,
-    nspawn: Child,
-    leader: u32,
+    line: Line,
+    nspawn: Mutex<Child>,
+    /// nspawn's mount namespace, which has the file system in it.
+    mounts: Option<File>,
+    leader: AtomicU32,
 }
 
 impl TestBox {
@@ -45,17 +49,16 @@ impl TestBox {
     pub fn boot(host: &Host, root: &Root) -> Result<Self> {
         let name = host.new_name();
         let console = host.cache().join("log").join(format!("{name}.console"));
-        let output = File::create(&console)?;
+        let disk = host.cache().join("run/disk");
+        fs::create_dir_all(&disk)?;
+        File::create(&console)?;
         let cgroups = host.make_cgroups(&name)?;
-        let spawned = nspawn(&name, root.dir(), host.deb(), &cgroups)
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn();
-        let nspawn = match spawned {
+        let line = Line::new(&name, root.dir(), &disk, host.deb(), &cgroups);
+        let nspawn = match line.spawn(None, &console) {
             Ok(child) => child,
             Err(error) => {
                 remove_cgroups(&cgroups);
-                return Err(error).context("systemd-nspawn does not start");
+                return Err(error);
             }
         };
         let suite = root.suite();
@@ -64,13 +67,18 @@ impl TestBox {
             suite,
             cgroups,
             console,
-            nspawn,
-            leader: 0,
+            line,
+            nspawn: Mutex::new(nspawn),
+            mounts: None,
+            leader: AtomicU32::new(0),
         };
-        match new.wait_for_boot() {
-            Ok(()) => Ok(new),
-            Err(error) => Err(error.context(new.console_tail())),
-        }
+        let booted = new.wait_for_boot().and_then(|()| {
+            let mounts = format!("/proc/{}/ns/mnt", new.nspawn().id());
+            new.mounts = Some(File::open(mounts)?);
+            Ok(())
+        });
+        booted.map_err(|error| error.context(new.console_tail()))?;
+        Ok(new)
     }
 
     /// The Debian release in it.
@@ -81,7 +89,34 @@ impl TestBox {
     /// The process id, on this machine, of its PID 1: `/proc/ID/ns/net` is the
     /// box's network and so on.
     pub fn leader_pid(&self) -> u32 {
-        self.leader
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    /// Shuts the system down and boots it again: what is in its file system
+    /// stays, processes, mounts and the network do not. [`TestBox::leader_pid`]
+    /// is another one afterwards.
+    #[track_caller]
+    pub fn reboot(&self) {
+        self.boot_again(&["systemctl", "reboot"]);
+    }
+
+    /// A power failure: nothing is shut down before it boots again.
+    #[track_caller]
+    pub fn power_cycle(&self) {
+        self.boot_again(&["systemctl", "reboot", "--force", "--force"]);
+    }
+
+    #[track_caller]
+    fn boot_again(&self, how: &[&str]) {
+        // What it answers is lost with it now and then.
+        drop(self.run(how));
+        self.wait_for("the box to be down", BOOT_LIMIT, || {
+            !matches!(self.nspawn().try_wait(), Ok(None))
+        });
+        let again = self.line.spawn(self.mounts.as_ref(), &self.console);
+        *self.nspawn() = again.expect("nspawn starts again");
+        let booted = self.wait_for_boot();
+        booted.unwrap_or_else(|error| panic!("{error:#}\n{}", self.console_tail()));
     }
 
     /// Runs a command in the box, as root and outside of every unit, for at
@@ -204,7 +239,7 @@ impl TestBox {
     /// What the box knows about a failure.
     pub fn diagnosis(&self) -> String {
         let title = format!("--- box {} ({})\n", self.name, self.suite);
-        if !is_init(self.leader) {
+        if !is_init(self.leader_pid()) {
             return format!("{title}it is gone\n{}", self.console_tail());
         }
         let script = "exec 2>&1; set +e; journalctl --sync
@@ -227,12 +262,9 @@ impl TestBox {
     }
 
     fn start(&self, argv: &[&str], stdin: &[u8], limit: Duration) -> Task {
-        assert!(
-            is_init(self.leader),
-            "the box is gone\n{}",
-            self.console_tail()
-        );
-        let leader = self.leader.to_string();
+        let leader = self.leader_pid();
+        assert!(is_init(leader), "the box is gone\n{}", self.console_tail());
+        let leader = leader.to_string();
         let mut line = vec!["nsenter", "-t", &leader];
         line.extend([
             "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--", "env", "-i",
@@ -252,16 +284,17 @@ impl TestBox {
         Task::start(&argv.join(" "), &line, stdin).expect("a command can be started")
     }
 
-    fn wait_for_boot(&mut self) -> Result<()> {
+    fn wait_for_boot(&self) -> Result<()> {
         let deadline = Instant::now() + BOOT_LIMIT;
         let mut state = String::from("no systemd yet");
         while Instant::now() < deadline {
-            if let Some(status) = self.nspawn.try_wait()? {
+            if let Some(status) = self.nspawn().try_wait()? {
                 bail!("systemd-nspawn ended: {status}");
             }
-            self.leader = first_child(self.nspawn.id()).unwrap_or(0);
-            let up = format!("/proc/{}/root/run/systemd/private", self.leader);
-            if is_init(self.leader) && Path::new(&up).exists() {
+            let leader = first_child(self.nspawn().id()).unwrap_or(0);
+            let up = format!("/proc/{leader}/root/run/systemd/private");
+            if is_init(leader) && Path::new(&up).exists() {
+                self.leader.store(leader, Ordering::Relaxed);
                 let asked = self.run(&["systemctl", "is-system-running", "--wait"]);
                 state = asked.stdout.trim().to_string();
                 if state == "running" || state == "degraded" {
@@ -273,6 +306,10 @@ impl TestBox {
         bail!("box {} does not boot: {state}", self.name)
     }
 
+    fn nspawn(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.nspawn.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn console_tail(&self) -> String {
         let text = fs::read(&self.console).unwrap_or_default();
         format!("--- console\n{}", tail(&String::from_utf8_lossy(&text), 30))
@@ -281,71 +318,19 @@ impl TestBox {
 
 impl Drop for TestBox {
     fn drop(&mut self) {
+        let mut nspawn = self.nspawn();
         // The end of its PID 1 ends all of it, and nspawn then tidies up.
-        let leader = first_child(self.nspawn.id()).unwrap_or(0);
+        let leader = first_child(nspawn.id()).unwrap_or(0);
         if leader != 0 {
             let _ = kill(Pid::from_raw(leader as i32), Signal::SIGKILL);
         }
         let deadline = Instant::now() + Duration::from_secs(5);
-        while matches!(self.nspawn.try_wait(), Ok(None)) && Instant::now() < deadline {
+        while matches!(nspawn.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = self.nspawn.kill();
-        let _ = self.nspawn.wait();
+        let _ = nspawn.kill();
+        let _ = nspawn.wait();
         remove_cgroups(&self.cgroups);
         let _ = fs::remove_file(&self.console);
     }
-}
-
-/// The command that boots box `name`: a shell that enters the cgroups, then
-/// becomes nspawn, so that nspawn starts where it shall stay.
-fn nspawn(name: &str, root: &Path, deb: &Path, cgroups: &[PathBuf]) -> Command {
-    // Should this process be killed, nspawn is told to shut the box down.
-    let mut command = Command::new("setpriv");
-    let enter = "while [ \"$1\" != -- ]; do echo $$ >\"$1/cgroup.procs\" || exit 1; shift; done
-                 shift; exec systemd-nspawn \"$@\"";
-    command
-        .args(["--pdeathsig", "TERM", "sh", "-c", enter, "sh"])
-        .args(cgroups)
-        .arg("--");
-    command
-        .arg("-q")
-        .arg("-D")
-        .arg(root)
-        .arg("-M")
-        .arg(name)
-        .arg("--hostname=box");
-    // Any number of boxes share a root; what they write is in memory.
-    command.arg("--volatile=overlay");
-    command.arg(format!("--bind-ro={}:{DEB}", deb.display()));
-    // No machined, no terminal, a loopback of its own.
-    command.args([
-        "--register=no",
-        "--keep-unit",
-        "--private-network",
-        "--console=pipe",
-    ]);
-    command.args(["--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
-    command.args(["--kill-signal=SIGRTMIN+3", "--suppress-sync=yes", "-b"]);
-    command.arg("systemd.show_status=no");
-    // Pure cgroup v2 inside, whatever is outside; 258 and later insist on it.
-    command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
-    command.stdin(Stdio::null());
-    command
-}
-
-/// Whether a process is the PID 1 of a container (proc_pid_status(5), NSpid:
-/// its id here, then in each namespace inward).
-///
-/// Asked before each command: nspawn's first child is not in the container yet
-/// and has this machine's files, and an id may be used again after the end of
-/// the box. A command meant for the box would be run on this machine.
-fn is_init(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let ids = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))
-        .unwrap_or_default();
-    let ids: Vec<_> = ids.split_whitespace().collect();
-    ids.len() > 1 && ids.last() == Some(&"1")
 }

@@ -12,14 +12,16 @@ use super::command::helper;
 use super::host::Host;
 
 /// What a minimal Debian lacks to be booted and looked into, and then the
-/// third-party programs that tests run as workers. Changing this list (or
-/// [`HOOK`]) builds new roots beside the old.
+/// third-party programs that tests run as workers or in front of them. Changing
+/// this list (or [`HOOK`]) builds new roots beside the old.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,procps,curl,python3,strace,\
-                        nodejs,gunicorn,python3-uvicorn,ruby,puma";
+                        nodejs,gunicorn,python3-uvicorn,ruby,puma,nginx,haproxy";
 
-/// Takes away what is this machine's (its name, which mmdebstrap copies) and
-/// what systemd would do at some time of the day.
-const HOOK: &str = r#"rm -f "$1"/etc/hostname "$1"/etc/systemd/system/timers.target.wants/*"#;
+/// Takes away what is this machine's (its name, which mmdebstrap copies), what
+/// systemd would do at some time of the day, and the proxies' own services.
+const HOOK: &str = r#"rm -f "$1"/etc/hostname "$1"/etc/systemd/system/timers.target.wants/*
+    rm -f "$1"/etc/systemd/system/multi-user.target.wants/*proxy.service
+    rm -f "$1"/etc/systemd/system/multi-user.target.wants/nginx.service"#;
 
 /// A Debian release to boot.
 #[derive(Debug, Clone)]

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A socket for each slot: nobody is lost when slots come and go, whatever the
+//! number of sockets, and connections that stay are spread evenly.
+
+use std::time::Duration;
+
+use crate::harness::{Test, TestBox, scale, test};
+use crate::lines::{self, crash, crowd, on, only_accepted_ones_failed, open, queues, waiting};
+use crate::load::crowd::spread;
+use crate::load::{Kind, Load};
+use crate::service::{
+    LONG, SERVICE, all_run_generation, clients, hello, load, long, pids, reload, status,
+};
+
+pub const TESTS: &[Test] = &[
+    test!(early_connections_are_served_even),
+    test!(early_connections_are_served_sticky),
+    test!(scaling_loses_nothing_even),
+    test!(scaling_loses_nothing_sticky),
+    test!(crashes_lose_what_was_accepted_even),
+    test!(crashes_lose_what_was_accepted_sticky),
+    test!(held_connections_are_spread_evenly),
+    test!(a_line_that_was_shut_down_is_mended),
+    test!(queues_are_shown_by_line),
+];
+
+fn early_connections_are_served_even(b: &TestBox) {
+    early_connections_are_served(b, "even");
+}
+
+fn early_connections_are_served_sticky(b: &TestBox) {
+    early_connections_are_served(b, "sticky");
+}
+
+/// Connections that the kernel has put into all lines before there was anyone to
+/// attach a program, of workers fewer than lines.
+fn early_connections_are_served(b: &TestBox, balance: &str) {
+    const LINES: usize = 6;
+    let held_up = "[Service]\nExecStartPre=sh -c 'until [ -e /run/go ]; do sleep 0.02; done'\n";
+    crate::app::drop_in(b, held_up);
+    open(b, &(hello(2) + &on(balance, LINES)));
+    for turn in 0..scale(5, 2) {
+        let mut spec = clients(b)
+            .with(Kind::NewConnection, 24)
+            .with(Kind::KeepAlive, 24);
+        spec.limit = Some(24);
+        let load = Load::start(spec).expect("a load");
+        b.wait_for("all connections to wait", LONG, || {
+            waiting(b).iter().sum::<u64>() == 48
+        });
+        let before = waiting(b);
+        assert_eq!(before.len(), LINES, "{before:?}");
+        assert!(before.iter().filter(|n| **n > 0).count() > 2, "{before:?}");
+        b.write("/run/go", "");
+        load.wait_for(24, LONG).expect("an answer for each");
+        load.stop().assert_lossless(24);
+        b.wait_for("the service to be ready", LONG, || {
+            b.show(SERVICE, "ActiveState") == "active"
+        });
+        assert_eq!(status(b)["workers"]["ready"], 2, "turn {turn}");
+        b.run(&["rm", "/run/go"]).ok();
+        long(b, &format!("systemctl stop {SERVICE}")).ok();
+    }
+}
+
+fn scaling_loses_nothing_even(b: &TestBox) {
+    scaling_loses_nothing(b, "even");
+}
+
+fn scaling_loses_nothing_sticky(b: &TestBox) {
+    scaling_loses_nothing(b, "sticky");
+}
+
+/// Down to one, up again and beyond the number of lines, under load.
+fn scaling_loses_nothing(b: &TestBox, balance: &str) {
+    const LINES: usize = 4;
+    lines::start(b, &(hello(4) + &on(balance, LINES)));
+    let load = load(b);
+    for _ in 0..scale(5, 1) {
+        for workers in [1, 4, 9, 4] {
+            load.wait_for_more(scale(500, 50) as u64, LONG)
+                .expect("requests");
+            long(b, &format!("app-cluster scale app-cluster {workers}")).ok();
+            b.wait_for("the workers", LONG, || {
+                let status = status(b);
+                let slots = status["slots"].as_array().map(Vec::len);
+                status["workers"]["ready"] == workers && slots == Some(workers)
+            });
+            assert_eq!(queues(b).len(), LINES);
+        }
+    }
+    load.wait_for_more(50, LONG).expect("requests");
+    load.stop().assert_lossless(100);
+    all_run_generation(b, 1, 4);
+    // All four have a part again.
+    let held = crowd(b).hold(200, Duration::ZERO).expect("answers");
+    let slots: Vec<u64> = held.by_slot().into_keys().collect();
+    assert_eq!(slots, [0, 1, 2, 3], "{:?}", held.by_slot());
+}
+
+fn crashes_lose_what_was_accepted_even(b: &TestBox) {
+    crashes_lose_what_was_accepted(b, "even");
+}
+
+fn crashes_lose_what_was_accepted_sticky(b: &TestBox) {
+    crashes_lose_what_was_accepted(b, "sticky");
+}
+
+/// More lines than workers, and every worker dies some time.
+fn crashes_lose_what_was_accepted(b: &TestBox, balance: &str) {
+    let config = hello(3) + &on(balance, 8) + "backoff_max = \"300ms\"\ncrash_budget = 1000\n";
+    lines::start(b, &config);
+    let load = load(b);
+    let crashes = scale(15, 3);
+    for turn in 0..crashes {
+        load.wait_for_more(50, LONG).expect("requests");
+        crash(b, turn % 3);
+    }
+    load.wait_for_more(50, LONG).expect("requests");
+    // All clients may have had a request in the worker, but not twice.
+    const CLIENTS: u64 = 12;
+    only_accepted_ones_failed(load, crashes as u64 * CLIENTS);
+    // With nobody in some line's slot the others serve; a reload mends nothing
+    // that was not lost, and loses nothing.
+    let load = self::load(b);
+    reload(b).ok();
+    load.wait_for_more(50, LONG).expect("requests");
+    load.stop().assert_lossless(50);
+}
+
+/// As those of web sockets: opened one after the other, never closed.
+fn held_connections_are_spread_evenly(b: &TestBox) {
+    const WORKERS: usize = 8;
+    let apart = Duration::from_millis(scale(30, 10) as u64);
+    let mut measured = Vec::new();
+    for balance in ["shared", "even"] {
+        lines::start(b, &(hello(WORKERS) + &on(balance, WORKERS)));
+        all_run_generation(b, 1, WORKERS);
+        let held = crowd(b).hold(300, apart).expect("answers");
+        let counts = held.by_slot();
+        measured.push((spread(&counts, WORKERS), counts));
+    }
+    let [(shared, _), (even, counts)] = &measured[..] else {
+        unreachable!("two were measured")
+    };
+    eprintln!(
+        "{}: 300 connections held by 8 workers, largest over mean: even {even:.2}, shared {shared:.2}",
+        b.suite()
+    );
+    assert!(*even <= 1.25, "{even:.2}: {counts:?}");
+}
+
+/// A worker calls shutdown(2) on its socket, which so leaves the group: the
+/// numbers of the others change.
+fn a_line_that_was_shut_down_is_mended(b: &TestBox) {
+    const LINES: usize = 4;
+    let python = crate::app::python(2, "");
+    for balance in ["even", "sticky"] {
+        b.write(crate::app::WORKER_FILE, crate::app::WORKER);
+        lines::start(b, &(python.clone() + &on(balance, LINES)));
+        for turn in 0..scale(10, 3) {
+            let before = pids(b);
+            crate::app::get(b, "/shutdown").ok();
+            b.wait_until("the line to listen again", || waiting(b).len() == LINES);
+            // Asked after it has looked at its sockets.
+            assert_eq!(queues(b), [0; LINES], "{balance}, turn {turn}");
+            let held = crowd(b)
+                .hold(60, Duration::ZERO)
+                .expect("an answer for each");
+            let slots: Vec<u64> = held.by_slot().into_keys().collect();
+            assert_eq!(
+                slots,
+                [0, 1],
+                "{balance}, turn {turn}: {:?}",
+                held.by_slot()
+            );
+            assert_eq!(pids(b), before);
+        }
+    }
+}
+
+fn queues_are_shown_by_line(b: &TestBox) {
+    const LINES: usize = 4;
+    lines::start(b, &(hello(2) + &on("even", LINES)));
+    assert_eq!(queues(b), [0; LINES]);
+    let workers = pids(b)
+        .iter()
+        .map(i64::to_string)
+        .collect::<Vec<_>>()
+        .join(" ");
+    b.sh(&format!("kill -STOP {workers}")).ok();
+    let mut spec = clients(b).with(Kind::NewConnection, 30);
+    spec.limit = Some(30);
+    let load = Load::start(spec).expect("a load");
+    b.wait_for("all connections to wait", LONG, || {
+        waiting(b).iter().sum::<u64>() == 30
+    });
+    let shown = queues(b);
+    assert_eq!(
+        (shown.len(), shown.iter().sum::<u64>()),
+        (LINES, 30),
+        "{shown:?}"
+    );
+    // In the workers' own lines, and both have some.
+    assert!(shown[0] > 0 && shown[1] > 0, "{shown:?}");
+    assert_eq!(shown[2..], [0, 0], "{shown:?}");
+    b.sh(&format!("kill -CONT {workers}")).ok();
+    load.wait_for(30, LONG).expect("answers");
+    load.stop().assert_lossless(30);
+    assert_eq!(queues(b), [0; LINES]);
+}
