@@ -200,6 +200,7 @@ impl Engine {
         let policy = release.policy();
         for listener in &parts.listeners {
             listener.set_blocking(release.config.blocking)?;
+            listener.prepare_for_steering()?;
         }
         let mask: SigSet = SIGNALS.into_iter().collect();
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
