@@ -38,6 +38,7 @@ mod release;
 mod reload;
 mod serve;
 mod service;
+mod start;
 mod sticky;
 mod stop;
 mod third_party;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         serve::TESTS,
         reload::TESTS,
         release::TESTS,
+        start::TESTS,
         stop::TESTS,
         third_party::TESTS,
         home::TESTS,
