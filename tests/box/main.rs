@@ -19,6 +19,7 @@
 
 mod app;
 mod balance;
+mod check;
 mod crash;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         units::TESTS,
         generator::TESTS,
         package::TESTS,
+        check::TESTS,
         crash::TESTS,
         hostile::TESTS,
         logs::TESTS,
