@@ -69,7 +69,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Signals that are events; to be blocked before any thread is started.
-pub const SIGNALS: [Signal; 9] = [
+pub const SIGNALS: [Signal; 10] = [
     Signal::SIGTERM,
     Signal::SIGQUIT,
     Signal::SIGINT,
@@ -79,6 +79,7 @@ pub const SIGNALS: [Signal; 9] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGCHLD,
+    Signal::SIGIO,
 ];
 
 /// Blocks the signals that the engine reads from its signalfd. First thing in `main`.
