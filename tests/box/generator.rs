@@ -92,9 +92,11 @@ fn systemd_understands_what_is_generated(b: &TestBox) {
     };
     assert_eq!(
         listeners("shop"),
-        "admin unix:/run/a b/100%.sock 1\nhttp 127.0.0.1:4000 4\nslot 127.0.0.1:4100 1\n\
-         slot 127.0.0.1:4101 1\nslot 127.0.0.1:4102 1\nslot 127.0.0.1:4103 1"
+        "admin unix:/run/a b/100%.sock 1\nhttp 127.0.0.1:4000 4\n\
+         slot 127.0.0.1:4100 to 127.0.0.1:4103 4"
     );
+    // The supervisor finds what it asked for.
+    long(b, "systemctl reload app-cluster@shop app-cluster@strict").ok();
     let stop = b.show("app-cluster@strict.service", "TimeoutStopUSec");
     assert_eq!(stop, "10min 30s");
     // The sockets of an app come and go together, and nothing is left.
