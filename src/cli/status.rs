@@ -65,13 +65,17 @@ fn render(status: &Status, colour: bool) -> String {
         ),
     );
     for listener in &status.listeners {
-        let waiting = match listener.backlog {
+        let mut waiting = match listener.backlog {
             Some(waiting) => format!(", {waiting} waiting"),
             None => String::new(),
         };
+        if listener.lines > 1 && listener.backlog > Some(0) {
+            let queues: Vec<String> = listener.queues.iter().map(u32::to_string).collect();
+            waiting += &format!(" (by socket: {})", queues.join(" "));
+        }
         let lines = match listener.lines {
             1 => String::new(),
-            lines => format!(", {lines} sockets"),
+            lines => format!(", {lines} sockets, {}", listener.balance),
         };
         line(
             "Listener",
@@ -164,6 +168,10 @@ mod tests {
             "workers": { "desired": 2, "ready": 1, "source": "workers = 2" },
             "listeners": [
                 { "name": "http", "address": "[::]:3000", "balance": "shared", "lines": 1, "backlog": 3, "queues": [3] },
+                {
+                    "name": "api", "address": "127.0.0.1:80", "balance": "even", "lines": 4,
+                    "backlog": 2, "queues": [0, 2, 0, 0],
+                },
                 { "name": "admin", "address": "unix:/run/web.sock", "balance": "shared", "lines": 1, "backlog": null, "queues": [] },
             ],
             "slots": [
@@ -201,6 +209,7 @@ mod tests {
          Supervisor: pid 17 (app-cluster@web.service), version 0.1.0
             Workers: 1/2 ready (workers = 2)
            Listener: [::]:3000 "http", 3 waiting
+           Listener: 127.0.0.1:80 "api", 4 sockets, even, 2 waiting (by socket: 0 2 0 0)
            Listener: unix:/run/web.sock "admin"
             Rollout: advancing generation 8: 1/2 slots
            Degraded: slot 1: exited with status 1

@@ -10,8 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Its file in the state directory.
-const FILE: &str = "balance-secret";
+/// Its file in the app's state directory.
+pub const FILE: &str = "balance-secret";
 /// How often it is looked where connections come from, at the most.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Lines of /proc/net/tcp that are read.
@@ -71,15 +71,13 @@ impl Engine {
         if !self.steering.proxy.wants_to_look(now()) {
             return;
         }
+        self.steering.proxy.looked = Some(now());
         let ports: Vec<u16> = self.listeners.iter().filter_map(|l| l.port).collect();
         let clients = clients(&ports);
         let total: usize = clients.values().sum();
-        if total < ENOUGH {
-            return;
-        }
-        self.steering.proxy.looked = Some(now());
         let most = clients.iter().max_by_key(|(_, count)| **count);
-        if let Some((client, count)) = most.filter(|(_, count)| **count * 10 >= total * 8) {
+        let nearly_all = |count: usize| total >= ENOUGH && count * 10 >= total * 8;
+        if let Some((client, count)) = most.filter(|(_, count)| nearly_all(**count)) {
             self.steering.proxy.found = true;
             self.warn(format!(
                 "balance = \"sticky\": {count} of {total} connections come from {client}, and so \
