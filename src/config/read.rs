@@ -4,7 +4,7 @@
 use super::diagnostic::{ConfigError, Source};
 use super::keys::{self, Status};
 use super::toml_reader::{Findings, Problem, Read, Reader, Value, all};
-use super::values::{boolean, choice, duration, expected, integer, list, string};
+use super::values::{account, boolean, choice, duration, expected, integer, list, mode, string};
 use super::words::toml_string;
 use super::{
     Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
@@ -208,31 +208,6 @@ fn others(file: &mut Reader<'_>) {
             format!("unknown key `{}`", shown.escape_debug()),
             Some(hint),
         );
-    }
-}
-
-/// A user or a group, by name or number.
-fn account(value: &Value<'_>) -> Read<Option<String>> {
-    let text = match value.get_ref() {
-        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
-        _ => string(value, "a name, such as \"www-data\"")?,
-    };
-    units::valid_account(text).map_err(|why| Problem::at(value, why))?;
-    Ok(Some(text.to_owned()))
-}
-
-/// Permissions of a socket file.
-fn mode(value: &Value<'_>) -> Read<Option<u32>> {
-    let (text, radix) = match value.get_ref() {
-        DeValue::Integer(number) => (number.as_str(), number.radix()),
-        _ => (string(value, "permissions, such as \"0660\"")?, 8),
-    };
-    let read = (radix == 8)
-        .then(|| u32::from_str_radix(text, 8).ok())
-        .flatten();
-    match read.filter(|mode| *mode <= 0o777) {
-        Some(mode) => Ok(Some(mode)),
-        None => Err(Problem::at(value, "expected permissions in octal, such as \"0660\"").into()),
     }
 }
 
