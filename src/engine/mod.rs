@@ -270,13 +270,7 @@ impl Engine {
         self.next_ping = self.watchdog.map(|_| now());
         // Ahead of the first worker: nobody accepts yet from what is put in order.
         self.steer();
-        let first = self.releases.get(&GenerationId(1));
-        if let Some(Err(changes)) = first.map(|r| self.units_fit(&r.config)) {
-            // No reason to serve nobody: perhaps we are back after a crash.
-            self.warn(format!(
-                "the units are not as the configuration says:\n{changes}"
-            ));
-        }
+        self.warn_of_other_units();
         self.feed(Event::Begin);
         self.end_turn();
         while self.outcome.is_none() {

@@ -19,6 +19,7 @@
 
 mod app;
 mod balance;
+mod changes;
 mod crash;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         itself::TESTS,
         units::TESTS,
         generator::TESTS,
+        changes::TESTS,
         package::TESTS,
         crash::TESTS,
         hostile::TESTS,
