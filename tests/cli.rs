@@ -266,7 +266,10 @@ fn the_manual_has_every_verb_flag_and_signal() {
             section("SYNOPSIS").contains(&format!(".Cm {name}")),
             "{name}"
         );
-        for argument in verb.get_arguments().filter(|a| a.get_id() != "help") {
+        for argument in verb
+            .get_arguments()
+            .filter(|a| a.get_id() != "help" && !a.is_hide_set())
+        {
             let long = argument.get_long().map(|long| format!("-{long}"));
             let short = argument.get_short().map(|short| short.to_string());
             let flags = long

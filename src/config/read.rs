@@ -61,7 +61,7 @@ fn read(
     let main = fragments.first().map(|(_, origin)| origin.clone());
     findings.source.origin = main.unwrap_or_default();
     let mut whole = true;
-    for (text, origin) in fragments {
+    for (n, (text, origin)) in fragments.iter().enumerate() {
         // Some editors begin a file with a byte order mark, which would shift the columns.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut file = match Reader::new(text, origin, &mut findings) {
@@ -73,6 +73,9 @@ fn read(
             }
         };
         take(&mut file, &mut config);
+        if n == 0 {
+            config.main_workers = config.workers;
+        }
     }
     if whole {
         together(&mut findings, &config);

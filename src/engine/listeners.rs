@@ -159,6 +159,10 @@ pub fn group(passed: Vec<Passed>, config: &Config) -> Result<Vec<Listener>> {
             None => all.push(Listener::new(&name, vec![line])?),
         }
     }
+    // systemd passes the sockets of several units in no order; a program that takes
+    // descriptor 3 means the first listener.
+    let place = |l: &Listener| config.listen.iter().position(|c| c.name == l.name);
+    all.sort_by_key(|l| place(l).unwrap_or(usize::MAX));
     if !slots.is_empty() {
         all.push(Listener::per_slot(slots)?);
     }

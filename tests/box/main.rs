@@ -20,6 +20,7 @@
 mod app;
 mod balance;
 mod changes;
+mod check;
 mod crash;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
@@ -39,6 +40,7 @@ mod release;
 mod reload;
 mod serve;
 mod service;
+mod start;
 mod sticky;
 mod stop;
 mod third_party;
@@ -63,12 +65,14 @@ fn main() -> ExitCode {
         generator::TESTS,
         changes::TESTS,
         package::TESTS,
+        check::TESTS,
         crash::TESTS,
         hostile::TESTS,
         logs::TESTS,
         serve::TESTS,
         reload::TESTS,
         release::TESTS,
+        start::TESTS,
         stop::TESTS,
         third_party::TESTS,
         home::TESTS,
