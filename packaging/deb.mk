@@ -18,6 +18,8 @@ $(CARGO_DEB):
 
 # Cargo.toml cannot say "the manual pages that there are".
 DEB_SHARE := target/deb-stage/usr/share
+# Nor can it make a link: cargo-deb copies one that it finds, as it is.
+GENERATORS := target/deb-stage/usr/lib/systemd/system-generators
 
 .PHONY: deb-stage
 deb-stage:
@@ -25,6 +27,8 @@ deb-stage:
 	install -D -m 644 packaging/deb/README.Debian $(DEB_SHARE)/doc/app-cluster/README.Debian
 	for page in $(wildcard man/*.[1-8]); do \
 	  install -D -m 644 $$page $(DEB_SHARE)/man/man$${page##*.}/$${page##*/} || exit 1; done
+	mkdir -p $(GENERATORS)
+	ln -s ../../../bin/app-cluster $(GENERATORS)/app-cluster-generator
 
 .PHONY: deb
 deb: $(CARGO_DEB) deb-stage ## The Debian package

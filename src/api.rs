@@ -61,10 +61,15 @@ pub struct ListenerStatus {
     pub name: String,
     /// Where it listens.
     pub address: String,
+    /// How connections are spread over the workers: `shared`, `even`, `sticky`, or
+    /// `by slot`.
+    pub balance: String,
     /// How many sockets it has.
     pub lines: u32,
     /// Connections that wait to be accepted, where the kernel tells.
     pub backlog: Option<u32>,
+    /// The same for each socket; empty where the kernel does not tell.
+    pub queues: Vec<u32>,
 }
 
 /// One worker position.
@@ -159,7 +164,9 @@ pub enum Call {
         #[serde(default)]
         now: bool,
     },
-    /// Another number of workers: `workers`, or `by` more.
+    /// Another number of workers: `workers`, or `by` more. It holds over reloads until the app
+    /// stops; with `kept` or `reset` until the configuration says another one. Asked for
+    /// progress, the first step says that it is agreed to.
     Scale {
         /// So many.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,6 +174,12 @@ pub enum Call {
         /// So many more (negative: fewer).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<i32>,
+        /// The file of the configuration in which the caller puts `workers`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<String>,
+        /// The number that the configuration says now; neither `workers` nor `by` is given.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reset: bool,
     },
 }
 

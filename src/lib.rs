@@ -15,3 +15,4 @@ pub mod engine;
 pub mod exec;
 pub mod frontend;
 pub mod hello;
+pub mod units;

@@ -6,6 +6,8 @@ mod dev;
 #[path = "support/load.rs"]
 mod load;
 
+#[path = "foreground/balance.rs"]
+mod balance;
 #[path = "foreground/environment.rs"]
 mod environment;
 #[path = "foreground/failures.rs"]

@@ -160,20 +160,24 @@ fn no_permission(name: &str, socket: &Path) -> Fail {
 }
 
 fn not_running(name: &str) -> Fail {
-    let (service, socket) = units(name);
-    let file = config_file(name);
-    if file.exists() {
+    if config_file(name).exists() {
         let text = format!("{name} does not run");
-        let hint = format!("systemctl start {socket} {service}");
+        let hint = format!("sudo app-cluster start {name}");
         return Fail::new(Status::NotRunning, text).hint(hint);
     }
+    no_such_app(name)
+}
+
+/// There is no configuration file of that name, and nothing that runs.
+pub fn no_such_app(name: &str) -> Fail {
+    let file = config_file(name);
     let text = format!(
         "{name} does not run, and there is no app of that name ({} is missing)",
         file.display()
     );
     let hint = match apps().as_slice() {
         [] => format!(
-            "write that file and systemctl start {socket}, or try it in the foreground: \
+            "sudo app-cluster start FILE --name {name} -l PORT, or in the foreground: \
              app-cluster dev --name {name}"
         ),
         known => format!("the apps of this machine: {}", known.join(", ")),

@@ -211,7 +211,7 @@ pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32, since: SystemTime)
 
 /// What a process wrote last is in the journal for sure only after a sync (root only). A
 /// journald that stands still is not waited for: whoever reloads wants the outcome.
-fn sync() {
+pub fn sync() {
     let child = Command::new("journalctl")
         .arg("--sync")
         .stdin(Stdio::null())
@@ -233,14 +233,14 @@ fn sync() {
     let _ = child.wait();
 }
 
-fn journalctl(arguments: &[&str]) -> Vec<String> {
+pub fn journalctl(arguments: &[&str]) -> Vec<String> {
     let fixed = ["--no-pager", "-q", "-a"];
     let all = fixed.iter().chain(arguments);
     all.map(|a| (*a).to_owned()).collect()
 }
 
 /// Runs journalctl and hands on each entry, until it ends or `take` says `false`.
-fn each(arguments: &[String], mut take: impl FnMut(&Value) -> bool) -> Result<(), Fail> {
+pub fn each(arguments: &[String], mut take: impl FnMut(&Value) -> bool) -> Result<(), Fail> {
     let mut child: Child = Command::new("journalctl")
         .args(arguments)
         .stdin(Stdio::null())
@@ -273,7 +273,7 @@ pub fn harmless(text: &str) -> String {
 
 /// A field of an entry. Bytes that are not text come as an array of numbers, a field that
 /// occurs twice as an array of both.
-fn text(entry: &Value, field: &str) -> Option<String> {
+pub fn text(entry: &Value, field: &str) -> Option<String> {
     match entry.get(field)? {
         Value::String(text) => Some(text.clone()),
         Value::Array(parts) if parts.iter().all(Value::is_u64) => {

@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line: one verb a file. Results go to stdout, everything else to stderr.
 
+mod autostart;
 mod check;
 mod client;
+mod delete;
 mod dev;
 mod logs;
 mod manage;
+mod port;
 mod reload;
 mod run;
 mod scale;
+mod settings;
+mod start;
 mod status;
+mod systemd;
 mod target;
+mod why;
 
 use crate::config::{Listen, Workers};
 use clap::{Parser, Subcommand};
@@ -61,6 +68,18 @@ impl Fail {
     fn hint(mut self, hint: impl Into<String>) -> Fail {
         self.hint = Some(hint.into());
         self
+    }
+
+    fn status(&self) -> Status {
+        self.status
+    }
+
+    fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn has_hint(&self) -> bool {
+        self.hint.is_some()
     }
 
     /// The user has been told already.
@@ -150,6 +169,11 @@ enum Verb {
         #[arg(default_value = DEFAULT_NAME)]
         target: Target,
     },
+    /// Start an app, a new one from a file or a command, or one that has a configuration
+    ///
+    /// A new one gets the configuration /etc/app-cluster/NAME.toml, which is yours to edit, and
+    /// is started at boot from then on. Returns when all workers are ready.
+    Start(start::Options),
     /// Stop an app: drain its workers, end its supervisor, close its sockets
     Stop {
         /// The app
@@ -159,14 +183,33 @@ enum Verb {
         #[arg(long)]
         now: bool,
     },
-    /// Change the number of workers: N, +N or -N
-    Scale {
+    /// Delete an app: stop it, remove its configuration and all that systemd knows of it
+    ///
+    /// The app's own program and files are not touched.
+    Delete {
         /// The app
         name: String,
-        /// How many, or how many more (+N) or fewer (-N)
-        #[arg(allow_hyphen_values = true, value_name = "N|+N|-N")]
-        workers: scale::Change,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
+    /// Start an app at boot
+    Enable {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+    },
+    /// Do not start an app at boot any more
+    Disable {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+    },
+    /// Change the number of workers: N, +N or -N
+    ///
+    /// Returns when the new workers are ready. The number of an app with units is kept beside
+    /// its configuration, and holds over reloads, restarts and boots.
+    Scale(scale::Options),
     /// Show what workers wrote, from the journal
     Logs(logs::Options),
     /// Check a configuration file, as a reload would
@@ -208,8 +251,15 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
         Verb::Status { name, json } => status::main(&checked(name)?, json),
         Verb::Reload { name } => reload::main(&checked(name)?),
         Verb::Restart { target } => reload::restart(&target),
+        Verb::Start(options) => start::main(&options),
         Verb::Stop { name, now } => manage::stop(&checked(name)?, now),
-        Verb::Scale { name, workers } => scale::main(&checked(name)?, workers),
+        Verb::Delete { name, yes } => delete::delete(&checked(name)?, yes),
+        Verb::Enable { name } => autostart::set(&checked(name)?, true),
+        Verb::Disable { name } => autostart::set(&checked(name)?, false),
+        Verb::Scale(mut options) => {
+            options.name = checked(options.name)?;
+            scale::main(&options)
+        }
         Verb::Logs(options) => logs::main(&options),
         Verb::Check { what, json } => check::main(&what, json),
     }

@@ -5,8 +5,8 @@ use super::{Fail, Status, config_file};
 use crate::config::Config;
 use crate::core::Outcome;
 use crate::engine::{
-    Engine, Journal, Level, Listener, Load, Parts, Record, Runtime, Style, Systemd, block_signals,
-    inherit, make_room, open, runtime_directory,
+    Engine, Journal, Level, Listener, Load, Parts, Passed, Record, Runtime, Style, Systemd,
+    block_signals, group, inherit, make_room, open, runtime_directory,
 };
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
 
 type Prepared = (Config, Vec<Listener>, Runtime, bool);
 
-fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
+fn prepare(setup: &Setup, inherited: Vec<Passed>) -> Result<Prepared, Fail> {
     let bad_config = |error: crate::config::ConfigError| {
         let text = format!("the configuration cannot be used:\n{error}");
         Fail::new(Status::Config, text)
@@ -108,13 +108,13 @@ fn prepare(setup: &Setup, inherited: Vec<Listener>) -> Result<Prepared, Fail> {
     let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
     let was_inherited = !inherited.is_empty();
     let listeners = match was_inherited {
-        true => inherited,
-        false if first.listen.is_empty() => {
+        true => group(inherited, &first)?,
+        false if first.listen.is_empty() && first.slot_listen.is_none() => {
             let text = "nothing to listen on: systemd passed no socket, and the configuration has no `listen`";
             let hint = "start it by its units (systemctl start app-cluster.socket), or set listen = [\"0.0.0.0:3000\"]";
             return Err(Fail::new(Status::Config, text).hint(hint));
         }
-        false => open(&first.listen)?,
+        false => open(&first)?,
     };
     Ok((first, listeners, runtime, was_inherited))
 }

@@ -8,9 +8,11 @@ use crate::engine::Style;
 use serde::Deserialize;
 use std::fmt::Write;
 
+/// The reply to [`Call::GetStatus`].
 #[derive(Deserialize)]
-struct Reply {
-    status: Status,
+pub struct Reply {
+    /// All of it.
+    pub status: Status,
 }
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
@@ -63,13 +65,17 @@ fn render(status: &Status, colour: bool) -> String {
         ),
     );
     for listener in &status.listeners {
-        let waiting = match listener.backlog {
+        let mut waiting = match listener.backlog {
             Some(waiting) => format!(", {waiting} waiting"),
             None => String::new(),
         };
+        if listener.lines > 1 && listener.backlog > Some(0) {
+            let queues: Vec<String> = listener.queues.iter().map(u32::to_string).collect();
+            waiting += &format!(" (by socket: {})", queues.join(" "));
+        }
         let lines = match listener.lines {
             1 => String::new(),
-            lines => format!(", {lines} sockets"),
+            lines => format!(", {lines} sockets, {}", listener.balance),
         };
         line(
             "Listener",
@@ -161,8 +167,12 @@ mod tests {
             "config": "/etc/app-cluster/web.toml", "state": "reloading", "generation": 7,
             "workers": { "desired": 2, "ready": 1, "source": "workers = 2" },
             "listeners": [
-                { "name": "http", "address": "[::]:3000", "lines": 1, "backlog": 3 },
-                { "name": "admin", "address": "unix:/run/web.sock", "lines": 1, "backlog": null },
+                { "name": "http", "address": "[::]:3000", "balance": "shared", "lines": 1, "backlog": 3, "queues": [3] },
+                {
+                    "name": "api", "address": "127.0.0.1:80", "balance": "even", "lines": 4,
+                    "backlog": 2, "queues": [0, 2, 0, 0],
+                },
+                { "name": "admin", "address": "unix:/run/web.sock", "balance": "shared", "lines": 1, "backlog": null, "queues": [] },
             ],
             "slots": [
                 {
@@ -199,6 +209,7 @@ mod tests {
          Supervisor: pid 17 (app-cluster@web.service), version 0.1.0
             Workers: 1/2 ready (workers = 2)
            Listener: [::]:3000 "http", 3 waiting
+           Listener: 127.0.0.1:80 "api", 4 sockets, even, 2 waiting (by socket: 0 2 0 0)
            Listener: unix:/run/web.sock "admin"
             Rollout: advancing generation 8: 1/2 slots
            Degraded: slot 1: exited with status 1

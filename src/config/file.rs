@@ -140,7 +140,7 @@ pub(super) fn missing_because(path: &Path) -> String {
 
 /// The current directory as the shell names it (`PWD`, with symbolic links) if that is
 /// true, else as the kernel does; `/` if it is gone.
-pub(super) fn current_directory() -> PathBuf {
+pub fn current_directory() -> PathBuf {
     let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
     std::env::var_os("PWD")
         .map(PathBuf::from)

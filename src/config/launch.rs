@@ -28,6 +28,8 @@ const PRIVATE: &[&str] = &[
     "FDSTORE",
     "MAINPID",
     "SYSTEMD_EXEC_PID",
+    // Which sandbox the unit has, see the generator.
+    "APP_CLUSTER_SANDBOX",
     "NODE_CHANNEL_FD",
     "NODE_UNIQUE_ID",
     "NODE_CHANNEL_SERIALIZATION_MODE",

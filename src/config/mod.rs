@@ -34,6 +34,7 @@ mod tests;
 pub use check::check;
 pub use cpus::Cpus;
 pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+pub use file::current_directory;
 pub use fragments::drop_in_directory;
 pub use keys::{KEYS, Key, Status};
 pub use launch::{Launch, inherited_environment};
@@ -308,6 +309,20 @@ impl Config {
     /// # Errors
     /// A file cannot be read, or as [`Config::parse`].
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        read::config(&Config::fragments(path)?)
+    }
+
+    /// What the units of the app are made from, where [`Config::load`] fails because of
+    /// something else in the same files. All other keys have their defaults.
+    ///
+    /// # Errors
+    /// A file cannot be read, its syntax is wrong, or one of those keys is.
+    pub fn load_for_units(path: &Path) -> Result<Config, ConfigError> {
+        read::for_units(&Config::fragments(path)?)
+    }
+
+    /// The text and the name of the file `path` and of each drop-in.
+    fn fragments(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
         let origin = path.display().to_string();
         let text = file::read(path).map_err(|error| error.diagnostic(&origin))?;
         let mut all = vec![(text, origin)];
@@ -316,7 +331,7 @@ impl Config {
             let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
             all.push((text, origin));
         }
-        read::config(&all)
+        Ok(all)
     }
 
     /// What the core needs to know, on a machine with `cpus`.

@@ -22,6 +22,40 @@ use toml::de::DeValue;
 /// # Errors
 /// See [`Config::parse`].
 pub(super) fn config(fragments: &[(String, String)]) -> Result<Config, ConfigError> {
+    let all = |file: &mut Reader<'_>, config: &mut Config| {
+        program(file, config);
+        sockets(file, config);
+        unit(file, config);
+        supervision(file, config);
+        reload(file, config);
+        others(file);
+    };
+    read(fragments, all, together)
+}
+
+/// The same, but only of the keys that units are made from; whatever the others say, and
+/// what is wrong with the program, is left out.
+pub(super) fn for_units(fragments: &[(String, String)]) -> Result<Config, ConfigError> {
+    let some = |file: &mut Reader<'_>, config: &mut Config| {
+        file.take("command", &mut config.command, |v| {
+            Ok(command(v).unwrap_or_default())
+        });
+        file.take("directory", &mut config.directory, |v| {
+            Ok(directory(v).unwrap_or_default())
+        });
+        file.take("workers", &mut config.workers, workers);
+        file.take("drain_timeout", &mut config.drain_timeout, duration);
+        sockets(file, config);
+        unit(file, config);
+    };
+    read(fragments, some, slot_addresses)
+}
+
+fn read(
+    fragments: &[(String, String)],
+    take: impl Fn(&mut Reader<'_>, &mut Config),
+    together: impl Fn(&mut Findings, &Config),
+) -> Result<Config, ConfigError> {
     let mut findings = Findings::default();
     let mut config = Config::defaults(Vec::new(), Source::default());
     let main = fragments.first().map(|(_, origin)| origin.clone());
@@ -38,12 +72,7 @@ pub(super) fn config(fragments: &[(String, String)]) -> Result<Config, ConfigErr
                 continue;
             }
         };
-        program(&mut file, &mut config);
-        sockets(&mut file, &mut config);
-        unit(&mut file, &mut config);
-        supervision(&mut file, &mut config);
-        reload(&mut file, &mut config);
-        others(&mut file);
+        take(&mut file, &mut config);
     }
     if whole {
         together(&mut findings, &config);

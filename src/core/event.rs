@@ -89,8 +89,16 @@ pub enum Request {
     Restart,
     /// Replace the worker of one slot, the new one first.
     Replace(SlotId),
-    /// Another number of workers.
+    /// Another number of workers, over reloads and until the app stops.
     Scale(Scale),
+    /// The configuration now says another number: it takes the place of the one that each
+    /// generation was loaded with, and of one asked for by [`Request::Scale`].
+    Configured {
+        /// So many.
+        workers: u32,
+        /// Where that is said, for people.
+        source: String,
+    },
     /// Stop all workers gracefully, then end.
     Stop,
     /// Kill all workers, then end.

@@ -35,7 +35,10 @@ impl Supervisor {
             Request::Reload => self.request_rollout(Kind::Rolling, from),
             Request::Restart => self.request_rollout(Kind::StopFirst, from),
             Request::Replace(slot) => self.request_replace(from, slot),
-            Request::Scale(scale) => self.request_scale(from, scale),
+            Request::Scale(scale) => self.request_scale(from, scale, None),
+            Request::Configured { workers, source } => {
+                self.request_scale(from, Scale::To(workers), Some(source));
+            }
             Request::Stop => self.request_stop(from),
             Request::StopNow => {
                 self.request_stop(from);
@@ -58,7 +61,8 @@ impl Supervisor {
         }
     }
 
-    fn request_scale(&mut self, from: Option<RequestId>, scale: Scale) {
+    /// `kept`: where the configuration has this number.
+    fn request_scale(&mut self, from: Option<RequestId>, scale: Scale, kept: Option<String>) {
         let old = self.desired();
         let new = match scale {
             Scale::To(count) => i64::from(count),
@@ -75,11 +79,25 @@ impl Supervisor {
         let new = new as u32;
         let superseded = |w: &Waiter| matches!(w.wants, Want::Scaled { .. });
         self.answer_waiters(superseded, |_| Err(Failure::Superseded));
-        self.scale = Some(new);
+        self.scale = match kept {
+            None => Some(new),
+            Some(source) => {
+                self.configure_workers(new, &source);
+                None
+            }
+        };
         if new != old {
             self.announce(Transition::Scaled { from: old, to: new });
         }
         self.wait(from, Want::Scaled { first_new: old });
+    }
+
+    /// In all generations: whichever serves in the end, a rollout that is undone included.
+    fn configure_workers(&mut self, workers: u32, source: &str) {
+        for generation in self.generations.values_mut() {
+            generation.policy.workers = workers;
+            source.clone_into(&mut generation.policy.workers_source);
+        }
     }
 
     fn request_replace(&mut self, from: Option<RequestId>, slot: SlotId) {

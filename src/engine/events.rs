@@ -193,7 +193,8 @@ pub fn worker_progress(transition: &Transition) -> Option<String> {
             to: WorkerState::Ready | WorkerState::Draining,
             ..
         }
-        | Transition::Failed { .. } => Some(record(transition).message),
+        | Transition::Failed { .. }
+        | Transition::Scaled { .. } => Some(record(transition).message),
         // The final answer says it in full.
         Transition::Rollout {
             step: RolloutStep::Refused(_) | RolloutStep::Failed(_),

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The listening sockets: taken over from systemd, or bound by ourselves.
+//! The listening sockets, and who gets which of them.
+//!
+//! A [`Listener`] is what the configuration calls one: a name and an address. It has one
+//! or several [`Line`]s, sockets on the same address among which the kernel spreads
+//! connections (SO_REUSEPORT, socket(7)); or, for `slot_listen`, one on another address for
+//! each slot.
 
-use crate::config::{Listen, ListenAddress};
+use crate::config::{Config, SLOT_LISTENER, Spread};
+use crate::core::SlotId;
 use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 // The second is used by the expansion of the first.
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname,
-    getsockopt, listen, setsockopt, socket, sockopt,
+    Backlog, Shutdown, SockaddrStorage, getsockname, getsockopt, listen, shutdown, sockopt,
 };
 use nix::{getsockopt_impl, sockopt_impl};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where our own long-lived descriptors begin: a worker's own start at 3, and
 /// none of its numbers may be one of ours when they are put in place.
@@ -24,7 +27,7 @@ const FIRST_FD: RawFd = 256;
 /// Longest backlog that is asked for; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 /// More descriptors than that in LISTEN_FDS are a mistake.
-const MAX_SOCKETS: usize = 1024;
+const MAX_SOCKETS: usize = 4096;
 
 sockopt_impl!(
     TcpInfo,
@@ -36,6 +39,18 @@ sockopt_impl!(
 
 /// One listening socket. The descriptor is ours, CLOEXEC, and stays open until we end.
 #[derive(Debug)]
+pub struct Line {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// Its inode, as /proc shows it.
+    pub inode: u64,
+    tcp: bool,
+    /// A socket file that we made and have to remove.
+    file: Option<PathBuf>,
+}
+
+/// One listening address, or the addresses of the slots.
+#[derive(Debug)]
 pub struct Listener {
     /// Its name in LISTEN_FDNAMES.
     pub name: String,
@@ -43,15 +58,14 @@ pub struct Listener {
     pub address: String,
     /// The TCP port, if it has one.
     pub port: Option<u16>,
-    /// The socket's inode, as /proc shows it.
-    pub inode: u64,
-    /// The socket.
-    pub fd: OwnedFd,
-    /// A socket file that we made and have to remove.
-    file: Option<PathBuf>,
+    /// Each line has the address of one slot.
+    pub per_slot: bool,
+    /// Its sockets, never none. Among those of one address, the kernel's numbers for them
+    /// (the order in which they began to listen) are their places in here.
+    pub lines: Vec<Line>,
 }
 
-impl Drop for Listener {
+impl Drop for Line {
     fn drop(&mut self) {
         if let Some(file) = &self.file {
             let _ = std::fs::remove_file(file);
@@ -66,6 +80,9 @@ pub fn make_room() {
     let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), FIRST_FD);
 }
 
+/// A socket that was passed, with its name.
+pub type Passed = (String, Line);
+
 /// Takes the sockets that systemd passed (sd_listen_fds(3)); empty if it passed none.
 ///
 /// To be called once, before any thread is started and any descriptor opened.
@@ -73,7 +90,7 @@ pub fn make_room() {
 ///
 /// # Errors
 /// When a passed descriptor is not a listening stream socket.
-pub fn inherit() -> Result<Vec<Listener>> {
+pub fn inherit() -> Result<Vec<Passed>> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names: Vec<&str> = names.split(':').collect();
     let announced = std::env::var("LISTEN_FDS").ok();
@@ -92,15 +109,15 @@ pub fn inherit() -> Result<Vec<Listener>> {
         ),
     }
     let mut passed = ListenFd::from_env();
-    let mut listeners = Vec::new();
+    let mut all = Vec::new();
     for index in 0..passed.len() {
         let name = names.get(index).copied().filter(|n| !n.is_empty());
         let name = name.unwrap_or("unknown");
         let fd = take(&mut passed, index)
             .with_context(|| format!("descriptor {} in LISTEN_FDS (\"{name}\")", 3 + index))?;
-        listeners.push(Listener::new(name.to_owned(), fd, None)?);
+        all.push((name.to_owned(), Line::new(fd, None)?));
     }
-    Ok(listeners)
+    Ok(all)
 }
 
 fn take(passed: &mut ListenFd, index: usize) -> Result<OwnedFd> {
@@ -121,116 +138,55 @@ fn take(passed: &mut ListenFd, index: usize) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Binds the sockets that a configuration asks for. A stale socket file is replaced.
+/// Makes listeners of the sockets that were passed: those with the same name and the same
+/// address are lines of one, in their order.
 ///
 /// # Errors
-/// When one cannot be bound; the message says which and, for a port in use, what to do.
-pub fn open(wanted: &[Listen]) -> Result<Vec<Listener>> {
-    wanted.iter().map(open_one).collect()
-}
-
-fn open_one(wanted: &Listen) -> Result<Listener> {
-    let (fd, file) = match &wanted.address {
-        ListenAddress::Tcp(address) => (open_tcp(*address)?, None),
-        ListenAddress::Port(port) => {
-            let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port));
-            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
-            match socket_for(AddressFamily::Inet6) {
-                Ok(_) => (open_tcp(any)?, None),
-                Err(_) => (open_tcp(v4)?, None),
-            }
+/// A system call failed.
+pub fn group(passed: Vec<Passed>, config: &Config) -> Result<Vec<Listener>> {
+    let mut all: Vec<Listener> = Vec::new();
+    let mut slots = Vec::new();
+    for (name, line) in passed {
+        if config.slot_listen.is_some() && name == SLOT_LISTENER {
+            slots.push(line);
+            continue;
         }
-        ListenAddress::Unix(path) => (open_unix(path)?, Some(path.clone())),
-    };
-    Listener::new(wanted.name.clone(), fd, file)
-}
-
-fn socket_for(family: AddressFamily) -> nix::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket(family, SockType::Stream, flags, None)
-}
-
-fn open_tcp(address: SocketAddr) -> Result<OwnedFd> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let fd = socket_for(family).with_context(|| format!("cannot make a socket for {address}"))?;
-    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    if address.is_ipv6() {
-        setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+        let (address, port) = describe(&line.fd);
+        let same = |l: &&mut Listener| l.name == name && l.address == address && port.is_some();
+        match all.iter_mut().find(same) {
+            Some(known) => known.lines.push(line),
+            None => all.push(Listener::new(&name, vec![line])?),
+        }
     }
-    let storage = SockaddrStorage::from(address);
-    bind(fd.as_raw_fd(), &storage)
-        .and_then(|()| listen(&fd, Backlog::new(BACKLOG)?))
-        .map_err(|error| bind_error(&address.to_string(), Some(address.port()), error))?;
-    Ok(fd)
-}
-
-fn open_unix(path: &Path) -> Result<OwnedFd> {
-    let shown = format!("unix:{}", path.display());
-    let is_socket = |m: std::fs::Metadata| m.file_type().is_socket();
-    if std::fs::symlink_metadata(path).is_ok_and(is_socket) {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!("cannot listen on {shown}: somebody listens there already");
-        }
-        std::fs::remove_file(path).with_context(|| format!("cannot replace {shown}"))?;
+    if !slots.is_empty() {
+        all.push(Listener::per_slot(slots)?);
     }
-    let fd = socket_for(AddressFamily::Unix)?;
-    let address = UnixAddr::new(path).with_context(|| format!("{shown} is too long"))?;
-    bind(fd.as_raw_fd(), &address)
-        .and_then(|()| listen(&fd, Backlog::new(BACKLOG)?))
-        .map_err(|error| bind_error(&shown, None, error))?;
-    Ok(fd)
+    Ok(all)
 }
 
-fn bind_error(address: &str, port: Option<u16>, error: nix::Error) -> anyhow::Error {
-    let hint = match (error, port) {
-        (nix::Error::EADDRINUSE, Some(port)) => format!(
-            "\n  hint: see who has it with `ss -ltnp 'sport = :{port}'`, or listen on another address"
-        ),
-        (nix::Error::EACCES, Some(port)) if port < 1024 => format!(
-            "\n  hint: ports below 1024 need root; under systemd the socket unit opens port {port} for you"
-        ),
-        (nix::Error::EADDRNOTAVAIL, _) => {
-            "\n  hint: this machine has no such address, `ip address` lists those it has".to_owned()
-        }
-        (nix::Error::ENOENT, None) => {
-            "\n  hint: the directory of the socket file has to be there".to_owned()
-        }
-        _ => String::new(),
-    };
-    anyhow::anyhow!("cannot listen on {address}: {}{hint}", error.desc())
+/// Listens on `fd` with the longest backlog there is. On a socket that listens already:
+/// sets the backlog only.
+pub(super) fn listen_on(fd: &OwnedFd) -> nix::Result<()> {
+    listen(fd, Backlog::new(BACKLOG)?)
 }
 
-impl Listener {
-    fn new(name: String, fd: OwnedFd, file: Option<PathBuf>) -> Result<Listener> {
+impl Line {
+    /// `fd` becomes ours; `file` is removed with it.
+    pub(super) fn new(fd: OwnedFd, file: Option<PathBuf>) -> Result<Line> {
         let fd = rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_FD)
             .context("no descriptor left (raise LimitNOFILE=)")?;
-        let (address, port) = describe(&fd);
-        let inode = nix::sys::stat::fstat(&fd)?.st_ino;
-        Ok(Listener {
-            name,
-            address,
-            port,
-            inode,
+        Ok(Line {
+            inode: nix::sys::stat::fstat(&fd)?.st_ino,
+            tcp: describe(&fd).1.is_some(),
             fd,
             file,
         })
     }
 
-    /// Sets or clears O_NONBLOCK, which all holders of the socket share.
-    pub fn set_blocking(&self, blocking: bool) -> Result<()> {
-        let mut flags = OFlag::from_bits_retain(fcntl(&self.fd, FcntlArg::F_GETFL)?);
-        flags.set(OFlag::O_NONBLOCK, !blocking);
-        fcntl(&self.fd, FcntlArg::F_SETFL(flags))?;
-        Ok(())
-    }
-
     /// Connections that wait to be accepted (the accept queue), where the kernel tells.
     pub fn waiting(&self) -> Option<u32> {
         // For a listening socket `tcpi_unacked` is the length of its queue (tcp(7)).
-        self.port?;
+        self.tcp.then_some(())?;
         Some(getsockopt(&self.fd, TcpInfo).ok()?.tcpi_unacked)
     }
 
@@ -242,11 +198,82 @@ impl Listener {
         polled[0].revents().contains(PollFlags::HUP)
     }
 
-    /// Makes a socket listen again that a worker has shut down (shutdown(2) on a
-    /// listening socket works on it for every holder), and undoes the smaller backlog
-    /// that a worker's own listen(2) may have set.
-    pub fn listen_again(&self) -> Result<()> {
-        Ok(listen(&self.fd, Backlog::new(BACKLOG)?)?)
+    /// Makes a socket listen again that was shut down (shutdown(2) on a listening socket
+    /// works on it for every holder), and undoes the smaller backlog that a worker's own
+    /// listen(2) may have set.
+    pub fn listen_again(&self) -> nix::Result<()> {
+        listen_on(&self.fd)
+    }
+
+    /// Stops listening, for every holder. What is queued goes to another line of the
+    /// listener where the kernel has `tcp_migrate_req`, and is reset elsewhere.
+    pub fn stop_listening(&self) -> nix::Result<()> {
+        shutdown(self.fd.as_raw_fd(), Shutdown::Both)
+    }
+}
+
+impl Listener {
+    /// A listener of `lines`, which share one address and are not none.
+    pub(super) fn new(name: &str, lines: Vec<Line>) -> Result<Listener> {
+        let first = lines.first().context("a listener without a socket")?;
+        let (address, port) = describe(&first.fd);
+        Ok(Listener {
+            name: name.to_owned(),
+            address,
+            port,
+            per_slot: false,
+            lines,
+        })
+    }
+
+    /// The addresses of the slots, in order.
+    pub(super) fn per_slot(lines: Vec<Line>) -> Result<Listener> {
+        let mut listener = Listener::new(SLOT_LISTENER, lines)?;
+        if let Some(last) = listener.lines.last().filter(|_| listener.lines.len() > 1) {
+            listener.address += &format!(" to {}", describe(&last.fd).0);
+        }
+        listener.per_slot = true;
+        Ok(listener)
+    }
+
+    /// Its sockets: name, address, how many on that address.
+    pub fn sockets(&self) -> Vec<(String, String, u32)> {
+        if !self.per_slot {
+            return vec![(
+                self.name.clone(),
+                self.address.clone(),
+                self.lines.len() as u32,
+            )];
+        }
+        let lines = self.lines.iter();
+        lines
+            .map(|line| (self.name.clone(), describe(&line.fd).0, 1))
+            .collect()
+    }
+
+    /// The line that the worker of `slot` accepts from; `None`: it gets none.
+    pub fn line_of(&self, slot: SlotId, spread: Spread) -> Option<usize> {
+        let slot = slot.0 as usize;
+        match spread {
+            _ if self.per_slot => (slot < self.lines.len()).then_some(slot),
+            Spread::Shared => Some(0),
+            Spread::Even | Spread::Sticky => Some(slot % self.lines.len()),
+        }
+    }
+
+    /// Whether the kernel chooses between several lines.
+    pub fn is_steered(&self) -> bool {
+        !self.per_slot && self.lines.len() > 1
+    }
+
+    /// Sets or clears O_NONBLOCK, which all holders of the sockets share.
+    pub fn set_blocking(&self, blocking: bool) -> Result<()> {
+        for line in &self.lines {
+            let mut flags = OFlag::from_bits_retain(fcntl(&line.fd, FcntlArg::F_GETFL)?);
+            flags.set(OFlag::O_NONBLOCK, !blocking);
+            fcntl(&line.fd, FcntlArg::F_SETFL(flags))?;
+        }
+        Ok(())
     }
 }
 

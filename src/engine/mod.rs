@@ -6,6 +6,7 @@
 //! wait itself, and what one worker does never leaves a turn as an error: it is an
 //! event.
 
+mod bind;
 mod cgroup;
 mod events;
 mod journal;
@@ -19,12 +20,14 @@ mod report;
 mod runtime;
 mod sources;
 mod spawn;
+mod steer;
 mod systemd;
 mod tree;
 
+pub use bind::open;
 pub use events::id as message_id;
 pub use journal::{Journal, Level, Record};
-pub use listeners::{Listener, inherit, make_room, open};
+pub use listeners::{Listener, Passed, group, inherit, make_room};
 pub use output::Style;
 pub use report::rfc3339;
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
@@ -37,6 +40,7 @@ use crate::core::{
 };
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, Desk, OpenCalls};
+use crate::units::Running;
 use anyhow::{Context, Result};
 use cgroup::Cgroup;
 use nix::sys::eventfd::EventFd;
@@ -53,6 +57,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
+use steer::Steering;
 
 /// Added to what is asked of systemd (EXTEND_TIMEOUT_USEC), so that our own deadlines
 /// come first.
@@ -121,6 +126,8 @@ struct Held {
     /// A readiness command under way.
     probe: Option<Process>,
     tail: Option<Tail>,
+    /// The line that it was given of each listener.
+    lines: Vec<Option<usize>>,
 }
 
 /// Somebody who waits for an answer.
@@ -142,6 +149,7 @@ pub struct Engine {
     calls: Receiver<Ask>,
     open: OpenCalls,
     listeners: Vec<Listener>,
+    steering: Steering,
     inherited: bool,
     releases: BTreeMap<GenerationId, Release>,
     held: BTreeMap<WorkerId, Held>,
@@ -159,6 +167,8 @@ pub struct Engine {
     style: Option<Style>,
     cgroup: Option<Cgroup>,
     unit: Option<String>,
+    /// What the packaged unit, if it is ours, was made from.
+    running: Option<Running>,
     watchdog: Option<Duration>,
     next_ping: Option<Time>,
     extended: Option<Time>,
@@ -197,13 +207,17 @@ impl Engine {
         let poller = Poller::new()?;
         poller.add(&signals, Token::Signal)?;
         poller.add(&*bell, Token::Request)?;
-        for (index, listener) in parts.listeners.iter().enumerate() {
-            poller.add(&listener.fd, Token::Listener(index))?;
+        for (n, listener) in parts.listeners.iter().enumerate() {
+            for (line, socket) in listener.lines.iter().enumerate() {
+                poller.add(&socket.fd, Token::Line(n, line))?;
+            }
         }
         // Processes that lose their parent become our children, so that none is lost.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let managed = report::is_main_process_of_a_unit();
+        let unit = managed.then(report::own_unit).flatten();
         Ok(Engine {
+            running: Running::look(&parts.name, unit.as_deref()),
             core: Supervisor::new(policy, now().0 ^ u64::from(std::process::id())),
             name: parts.name,
             load: parts.load,
@@ -213,6 +227,7 @@ impl Engine {
             bell,
             calls,
             open,
+            steering: Steering::new(&parts.listeners),
             listeners: parts.listeners,
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),
@@ -225,7 +240,7 @@ impl Engine {
             outcome: None,
             runtime: parts.runtime,
             journal: parts.journal,
-            unit: managed.then(report::own_unit).flatten(),
+            unit,
             watchdog: parts
                 .systemd
                 .is_there()
@@ -250,6 +265,15 @@ impl Engine {
     /// Only what makes supervision itself impossible (epoll, signalfd).
     pub fn run(mut self) -> Result<Outcome> {
         self.next_ping = self.watchdog.map(|_| now());
+        // Ahead of the first worker: nobody accepts yet from what is put in order.
+        self.steer();
+        let first = self.releases.get(&GenerationId(1));
+        if let Some(Err(changes)) = first.map(|r| self.units_fit(&r.config)) {
+            // No reason to serve nobody: perhaps we are back after a crash.
+            self.warn(format!(
+                "the units are not as the configuration says:\n{changes}"
+            ));
+        }
         self.feed(Event::Begin);
         self.end_turn();
         while self.outcome.is_none() {
@@ -268,7 +292,9 @@ impl Engine {
     fn next_deadline(&self) -> Option<Time> {
         let ping = self.next_ping.into_iter();
         let again = self.systemd.owes().then(|| now() + SAY_AGAIN);
-        ping.chain(self.core.next_deadline()).chain(again).min()
+        let core = self.core.next_deadline().into_iter();
+        let steering = self.steering.next_deadline();
+        ping.chain(core).chain(again).chain(steering).min()
     }
 
     /// Gives an event to the core and does what it says, until nothing follows.
@@ -285,6 +311,7 @@ impl Engine {
     /// What systemd should know after each turn. A ping is only sent from here: by a
     /// loop that turns.
     fn end_turn(&mut self) {
+        self.steer();
         self.systemd.set_status(&self.status_line());
         let busy = self.core.busy_until();
         if busy != self.extended {
@@ -297,6 +324,8 @@ impl Engine {
             && at <= now()
         {
             self.systemd.say(&[NotifyState::Watchdog]);
+            // What is only looked at now and then.
+            self.steering.outdate();
             self.next_ping = Some(now() + interval / 2);
         }
     }
@@ -327,6 +356,7 @@ impl Engine {
 
     /// Everything that is derived from a change of state.
     fn announce(&mut self, transition: &Transition) {
+        self.steering.outdate();
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
@@ -335,9 +365,9 @@ impl Engine {
             ..
         } = transition
         {
-            for listener in &self.listeners {
+            for line in self.listeners.iter().flat_map(|l| &l.lines) {
                 // A worker's own listen(2) may have shortened the queue for all.
-                let _ = listener.listen_again();
+                let _ = line.listen_again();
             }
         }
         if let Some(progress) = events::worker_progress(transition) {

@@ -69,13 +69,16 @@ impl Engine {
             }
             None => None,
         };
+        let spread = release.config.spread();
+        let listeners = self.listeners.iter();
+        let lines: Vec<Option<usize>> = listeners.map(|l| l.line_of(slot, spread)).collect();
+        let sockets = self.sockets(&lines);
         let plan = Plan {
             cgroup,
-            listen: !self.listeners.is_empty(),
+            listen: !sockets.is_empty(),
             ..report::plan(&release.launch)
         };
-        let environment = self.environment(release, slot, generation, &notify);
-        let sockets: Vec<BorrowedFd<'_>> = self.listeners.iter().map(|l| l.fd.as_fd()).collect();
+        let environment = self.environment(release, slot, generation, &notify, &lines);
         let pipe: Option<(OwnedFd, OwnedFd)> = match self.style {
             Some(_) => Some(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?),
             None => None,
@@ -91,6 +94,7 @@ impl Engine {
             notify,
             probe: None,
             tail: None,
+            lines,
         };
         let watched = self.watch(worker, slot, &mut held, pipe.map(|(reader, _)| reader));
         self.held.insert(worker, held);
@@ -100,6 +104,14 @@ impl Engine {
             return Err(error);
         }
         Ok(pid)
+    }
+
+    /// The sockets of a worker that has `lines`, in the order of their descriptors.
+    fn sockets(&self, lines: &[Option<usize>]) -> Vec<BorrowedFd<'_>> {
+        let pairs = self.listeners.iter().zip(lines);
+        pairs
+            .filter_map(|(listener, line)| Some(listener.lines.get((*line)?)?.fd.as_fd()))
+            .collect()
     }
 
     fn watch(
@@ -124,6 +136,7 @@ impl Engine {
         slot: SlotId,
         generation: GenerationId,
         notify: &NotifySocket,
+        lines: &[Option<usize>],
     ) -> BTreeMap<String, String> {
         let mut all = release.launch.environment.clone();
         if self.style.is_some() {
@@ -138,6 +151,7 @@ impl Engine {
                 "PORT",
                 self.listeners
                     .iter()
+                    .filter(|l| !l.per_slot)
                     .find_map(|l| l.port)
                     .map(|p| p.to_string()),
             ),
@@ -147,7 +161,9 @@ impl Engine {
                 all.insert(name.to_owned(), value);
             }
         }
-        let names: Vec<&str> = self.listeners.iter().map(|l| l.name.as_str()).collect();
+        let pairs = self.listeners.iter().zip(lines);
+        let given = pairs.filter(|(_, line)| line.is_some());
+        let names: Vec<&str> = given.map(|(listener, _)| listener.name.as_str()).collect();
         let mut ours = vec![
             ("APP_CLUSTER_NAME", self.name.clone()),
             ("APP_CLUSTER_SLOT", slot.to_string()),
@@ -247,6 +263,9 @@ impl Engine {
         if let Some(current) = self.releases.get(&self.core.generation()) {
             report::fits(&current.config, &config, self.inherited)?;
         }
+        self.units_fit(&config).map_err(|changes| {
+            format!("it changes what a reload cannot, so nothing was changed:\n{changes}")
+        })?;
         let release = Release::new(config).map_err(|error| error.to_string())?;
         let policy = release.policy();
         self.releases.insert(generation, release);
@@ -278,7 +297,14 @@ impl Engine {
             });
             return;
         }
-        let inodes: Vec<u64> = self.listeners.iter().map(|l| l.inode).collect();
+        let held = self.held.get(&worker);
+        let pairs = self
+            .listeners
+            .iter()
+            .zip(held.iter().flat_map(|h| &h.lines));
+        let inodes: Vec<u64> = pairs
+            .filter_map(|(listener, line)| Some(listener.lines.get((*line)?)?.inode))
+            .collect();
         // posix_spawn(3) returns when the child has a new image, which is a moment before
         // its CLOEXEC descriptors are closed: our epoll set, with the sockets in it, is
         // one of them. The new image begins with setsid(2).
@@ -286,7 +312,7 @@ impl Engine {
             let pid = held.process.pid;
             tree::Stat::read(pid).is_some_and(|stat| stat.session == pid)
         };
-        let ready = self.held.get(&worker).is_some_and(begun)
+        let ready = held.is_some_and(begun)
             && super::readiness::is_accepting(&self.members(worker), &inodes);
         self.pending.push_back(Event::Probed { worker, ready });
     }
@@ -314,10 +340,8 @@ impl Engine {
         let known = self.core.worker(worker);
         let (slot, generation) =
             known.map_or((SlotId(0), GenerationId(0)), |w| (w.slot, w.generation));
-        let mut environment = self.environment(release, slot, generation, &held.notify);
+        let mut environment = self.environment(release, slot, generation, &held.notify, &[]);
         environment.remove("NOTIFY_SOCKET");
-        environment.remove("LISTEN_FDS");
-        environment.remove("LISTEN_FDNAMES");
         let pid = held.process.pid.to_string();
         environment.insert("APP_CLUSTER_PID".to_owned(), pid);
         spawn(&plan, &environment, &[], Output::Inherit)

@@ -29,8 +29,9 @@ pub enum Token {
     Signal,
     /// The eventfd of the front ends.
     Request,
-    /// A listening socket, by its number: only that it has been shut down.
-    Listener(usize),
+    /// A listening socket, by the numbers of its listener and its line; what is reported
+    /// depends on the [`Interest`].
+    Line(usize, usize),
     /// `cgroup.events` of a worker that is gone but whose cgroup was not empty.
     Cgroup(WorkerId),
 }
@@ -43,7 +44,7 @@ impl Token {
             Token::ProbeExit(w) => (2, w.0),
             Token::Signal => (3, 0),
             Token::Request => (4, 0),
-            Token::Listener(index) => (5, index as u64),
+            Token::Line(listener, line) => (5, (listener as u64) << 32 | line as u64),
             Token::Cgroup(w) => (6, w.0),
         };
         kind << 56 | id
@@ -57,8 +58,30 @@ impl Token {
             2 => Token::ProbeExit(worker),
             3 => Token::Signal,
             4 => Token::Request,
-            5 => Token::Listener(worker.0 as usize),
+            5 => Token::Line((worker.0 >> 32) as usize, worker.0 as u32 as usize),
             _ => Token::Cgroup(worker),
+        }
+    }
+}
+
+/// What is to be known of a listening socket. EPOLLHUP, that it has been shut down, is
+/// always reported; connections are the workers' business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Nothing else.
+    Hangup,
+    /// That connections come: reported now and then, for as long as they do.
+    Traffic,
+    /// That a connection waits.
+    Connection,
+}
+
+impl Interest {
+    fn flags(self) -> EpollFlags {
+        match self {
+            Interest::Hangup => EpollFlags::empty(),
+            Interest::Traffic => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
+            Interest::Connection => EpollFlags::EPOLLIN,
         }
     }
 }
@@ -83,12 +106,17 @@ impl Poller {
     pub fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let flags = match token {
             Token::Cgroup(_) => EpollFlags::EPOLLPRI,
-            // EPOLLHUP is always reported; connections are the workers' business.
-            Token::Listener(_) => EpollFlags::empty(),
+            Token::Line(..) => Interest::Hangup.flags(),
             _ => EpollFlags::EPOLLIN,
         };
         let event = EpollEvent::new(flags, token.encode());
         Ok(self.epoll.add(fd, event)?)
+    }
+
+    /// Says what is to be known of a listening socket that was added as `token`.
+    pub fn change(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
+        let mut event = EpollEvent::new(interest.flags(), token.encode());
+        Ok(self.epoll.modify(fd, &mut event)?)
     }
 
     /// Forgets `fd`; to be called before it is closed.
@@ -133,7 +161,7 @@ mod tests {
             Token::ProbeExit(worker),
             Token::Signal,
             Token::Request,
-            Token::Listener(1),
+            Token::Line(3, 255),
             Token::Cgroup(worker),
         ];
         for token in all {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is told of the supervisor: status, outcomes, errors.
 
+use super::listeners::{Line, Listener};
 use super::{Engine, Tail, now, tree};
 use crate::api::{self, Counters, ListenerStatus, OtherWorker, SlotStatus, Status, WorkersStatus};
-use crate::config::{Config, Launch};
+use crate::config::{Config, Launch, Spread};
 use crate::core::{Done, Failure, SlotId, Time, Worker, WorkerId, WorkerState};
 use crate::exec::Plan;
 use nix::unistd::{SysconfVar, sysconf};
@@ -42,6 +43,11 @@ pub fn own_unit() -> Option<String> {
 pub fn fits(current: &Config, new: &Config, inherited: bool) -> Result<(), String> {
     let change = match () {
         () if !inherited && current.listen != new.listen => "listen",
+        () if !inherited && current.slot_listen != new.slot_listen => "slot_listen",
+        () if !inherited && current.spread() != new.spread() && lines(current) != lines(new) => {
+            "balance"
+        }
+        () if !inherited && lines(current) != lines(new) => "max_workers",
         () if current.blocking != new.blocking => "blocking",
         () => return Ok(()),
     };
@@ -50,6 +56,19 @@ pub fn fits(current: &Config, new: &Config, inherited: bool) -> Result<(), Strin
          old workers and the new. Nothing was changed; to apply it, restart the app \
          (the supervisor, not only its workers)"
     ))
+}
+
+/// How many sockets each listener has.
+fn lines(config: &Config) -> Vec<u32> {
+    let mut all: Vec<u32> = config
+        .listen
+        .iter()
+        .map(|l| config.lines(&l.address))
+        .collect();
+    if config.slot_listen.is_some() {
+        all.push(config.slots_with_address());
+    }
+    all
 }
 
 /// The outcome of a request, for people.
@@ -150,28 +169,39 @@ impl Engine {
         }
     }
 
-    /// Sockets with the same name and address are lines of one listener.
+    /// Whether the units that we run in are what `config` asks for.
+    ///
+    /// # Errors
+    /// What differs, and the commands that change it.
+    pub(super) fn units_fit(&self, config: &Config) -> Result<(), String> {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let sockets: Vec<_> = self.listeners.iter().flat_map(Listener::sockets).collect();
+        running.fits(config, &sockets)
+    }
+
     fn listener_status(&self) -> Vec<ListenerStatus> {
-        let mut all: Vec<ListenerStatus> = Vec::new();
-        for listener in &self.listeners {
-            let waiting = listener.waiting();
-            match all
-                .iter_mut()
-                .find(|l| (&l.name, &l.address) == (&listener.name, &listener.address))
-            {
-                Some(known) => {
-                    known.lines += 1;
-                    known.backlog = known.backlog.zip(waiting).map(|(a, b)| a + b);
+        let spread = self.spread();
+        let status = |listener: &Listener| {
+            let lines = listener.lines.iter();
+            let queues: Option<Vec<u32>> = lines.map(Line::waiting).collect();
+            ListenerStatus {
+                name: listener.name.clone(),
+                address: listener.address.clone(),
+                balance: match spread {
+                    _ if listener.per_slot => "by slot",
+                    Spread::Even if listener.is_steered() => "even",
+                    Spread::Sticky if listener.is_steered() => "sticky",
+                    _ => "shared",
                 }
-                None => all.push(ListenerStatus {
-                    name: listener.name.clone(),
-                    address: listener.address.clone(),
-                    lines: 1,
-                    backlog: waiting,
-                }),
+                .to_owned(),
+                lines: listener.lines.len() as u32,
+                backlog: queues.as_ref().map(|q| q.iter().sum()),
+                queues: queues.unwrap_or_default(),
             }
-        }
-        all
+        };
+        self.listeners.iter().map(status).collect()
     }
 
     fn slot_status(&self) -> Vec<SlotStatus> {

@@ -5,6 +5,7 @@ use super::report;
 use super::spawn::{next_zombie, reap, try_wait};
 use super::{Engine, Level, Record, Tail, Token, Waiting, tree};
 use crate::api::{self, Call};
+use crate::config::Cpus;
 use crate::core::{Event, Exit, Request, RequestId, Scale, SlotId, WorkerId};
 use crate::frontend::{Answer, Ask};
 use nix::libc;
@@ -15,6 +16,8 @@ use std::time::Duration;
 const DATAGRAMS: usize = 16;
 /// Steps reported of one call, at the most.
 const STEPS: u32 = 4096;
+/// Longest text, in characters, of where a number of workers comes from.
+const LONGEST_SOURCE: usize = 300;
 /// Calls taken in one turn.
 const CALLS: usize = 32;
 /// Orphans reaped in one turn.
@@ -34,34 +37,9 @@ impl Engine {
             Token::ProbeExit(worker) => self.take_probe_exit(worker),
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
-            Token::Listener(index) => self.mend_listener(index),
+            Token::Line(listener, line) => self.take_line(listener, line),
             Token::Cgroup(worker) => self.remove_cgroup(worker),
         }
-    }
-
-    /// A worker has called shutdown(2) on a socket that all share: listen again. What
-    /// was queued there is lost, what comes next is not.
-    fn mend_listener(&mut self, index: usize) {
-        let Some(listener) = self.listeners.get(index) else {
-            return;
-        };
-        let name = listener.name.clone();
-        let mended = listener.listen_again().is_ok() && !listener.is_shut_down();
-        if mended {
-            self.warn(format!(
-                "listener {name} was shut down, by a worker: listening again; connections \
-                 queued there were lost"
-            ));
-            return;
-        }
-        // A unix socket stays shut down for good (unix(7) has no way back).
-        self.poller.remove(&self.listeners[index].fd);
-        let broken = format!(
-            "listener {name} was shut down, by a worker, and cannot be mended: restart it \
-             (systemctl restart of the socket unit)"
-        );
-        self.log(Record::plain(Level::Error, broken.clone()));
-        self.broken = Some(broken);
     }
 
     fn take_notify(&mut self, worker: WorkerId) {
@@ -253,11 +231,10 @@ impl Engine {
         };
         let id = RequestId(self.next_request);
         self.next_request += 1;
-        let steps = match what {
-            Request::Scale(_) => 0,
-            _ => STEPS,
+        let waiting = Waiting {
+            answers,
+            steps: STEPS,
         };
-        let waiting = Waiting { answers, steps };
         self.waiting.insert(id, waiting);
         let from = Some(id);
         self.feed(Event::Requested { from, what });
@@ -278,18 +255,38 @@ impl Engine {
             Call::Stop { now: false } => Request::Stop,
             Call::Stop { now: true } => Request::StopNow,
             Call::Scale {
-                workers: Some(n),
-                by: None,
-            } => Request::Scale(Scale::To(n)),
-            Call::Scale {
-                workers: None,
-                by: Some(n),
-            } => Request::Scale(Scale::By(n)),
-            Call::Scale { .. } => {
-                return Err(api::Error::InvalidParameter {
-                    message: "give either `workers` or `by`".to_owned(),
-                });
-            }
+                workers,
+                by,
+                ref kept,
+                reset,
+            } => match (workers, by, kept, reset) {
+                (Some(workers), None, Some(file), false) => Request::Configured {
+                    workers,
+                    source: shown(&format!("workers = {workers} ({file})")),
+                },
+                (Some(n), None, None, false) => Request::Scale(Scale::To(n)),
+                (None, Some(n), None, false) => Request::Scale(Scale::By(n)),
+                (None, None, None, true) => self.configured()?,
+                _ => {
+                    return Err(api::Error::InvalidParameter {
+                        message:
+                            "give either `workers` (with `kept`, if it is) or `by`, or `reset`"
+                                .to_owned(),
+                    });
+                }
+            },
+        })
+    }
+
+    /// The number of workers that the configuration says now.
+    fn configured(&self) -> Result<Request, api::Error> {
+        let config = (self.load)().map_err(|error| api::Error::ConfigInvalid {
+            message: format!("the configuration cannot be used:\n{error}"),
+        })?;
+        let policy = config.policy(&Cpus::detect());
+        Ok(Request::Configured {
+            workers: policy.workers,
+            source: policy.workers_source,
         })
     }
 
@@ -314,6 +311,12 @@ impl Engine {
         };
         let _ = waiting.answers.send(Answer::Final(answer));
     }
+}
+
+/// What a client said, fit to be shown in one line.
+fn shown(text: &str) -> String {
+    let kept = text.chars().filter(|c| !c.is_control());
+    kept.take(LONGEST_SOURCE).collect()
 }
 
 /// Waits for the last words of the worker that is to blame, on a thread of its own.

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control socket: one thread that accepts, one for each connection.
 
+use super::caller::Caller;
 use super::varlink;
 use super::{Answer, Desk};
 use crate::api::{self, Call};
+use crate::units::GROUP;
 use anyhow::{Context, Result};
-use rustix::net::sockopt::socket_peercred;
+use nix::unistd::{Gid, Group, getegid, getgroups};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::io::{self, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,18 +41,30 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// Listens at `path` (mode 0660: the supervisor's user and group may connect) and
-    /// puts what is asked there to `desk`.
+    /// Listens at `path` (mode 0660: the supervisor's user and group [`GROUP`] may connect,
+    /// or the supervisor's own group if it is not in that) and puts what is asked there to
+    /// `desk`.
     pub fn listen(path: &Path, desk: Desk) -> Result<Control> {
         let _ = fs::remove_file(path);
         let shown = path.display();
         let listener = UnixListener::bind(path).with_context(|| format!("cannot make {shown}"))?;
+        if let Some(group) = our_group() {
+            let _ = chown(path, None, Some(group.as_raw()));
+        }
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
         thread("control", move || serve(&listener, &desk))?;
         Ok(Control {
             path: path.to_owned(),
         })
     }
+}
+
+/// The group that is to have the socket, if we are in it: others cannot give it away
+/// (chown(2)). The user's own processes are not to be root's group's business.
+fn our_group() -> Option<Gid> {
+    let gid = Group::from_name(GROUP).ok().flatten()?.gid;
+    let member = gid == getegid() || getgroups().is_ok_and(|all| all.contains(&gid));
+    member.then_some(gid)
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -230,39 +244,6 @@ fn service(name: &str, parameters: &Value) -> Result<Parsed, Value> {
     }
 }
 
-/// Who is at the other end (SO_PEERCRED, unix(7)). That they could connect at all, the
-/// mode of the socket file has decided.
-struct Caller {
-    uid: Option<u32>,
-}
-
-impl Caller {
-    fn of(stream: &UnixStream) -> Caller {
-        let credentials = socket_peercred(stream).ok();
-        Caller {
-            uid: credentials.map(|c| c.uid.as_raw()),
-        }
-    }
-
-    /// The group may look, reload and scale; what ends workers without a replacement
-    /// is for root and the supervisor's own user.
-    fn may(&self, call: &Call) -> Result<(), api::Error> {
-        let own = nix::unistd::geteuid().as_raw();
-        let trusted = self.uid == Some(0) || self.uid == Some(own);
-        let for_group = match call {
-            Call::GetStatus {} | Call::Reload {} | Call::Scale { .. } => true,
-            Call::Restart { slot } => slot.is_some(),
-            Call::Stop { .. } => false,
-        };
-        if trusted || for_group {
-            return Ok(());
-        }
-        Err(api::Error::NotAuthorized {
-            message: "only root and the supervisor's own user may do that (try sudo)".to_owned(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,7 +298,7 @@ mod tests {
             let replies = ask(path, &[more, &b"\0"[..]].concat());
             assert_eq!(replies.len(), 2);
             assert_eq!(replies[0]["continues"], true);
-            let text = "Scale { workers: None, by: Some(-1) }";
+            let text = "Scale { workers: None, by: Some(-1), kept: None, reset: false }";
             assert_eq!(replies[1]["parameters"]["message"], text);
         });
     }

@@ -2,6 +2,7 @@
 //! What others talk to the supervisor through. Each front end has threads of its own
 //! with plain blocking code; they reach the loop through [`Desk`].
 
+mod caller;
 pub mod control;
 pub mod varlink;
 

@@ -42,7 +42,9 @@ fn files_are_where_they_belong(b: &TestBox) {
         ),
         ("/etc/app-cluster/app-cluster.toml", "root root 644"),
         ("/run/app-cluster", "root root 755"),
-        ("/var/lib/app-cluster", "app-cluster app-cluster 750"),
+        ("/usr/lib/sysctl.d/50-app-cluster.conf", "root root 644"),
+        ("/var/lib/app-cluster", "root root 755"),
+        ("/var/lib/app-cluster/.home", "app-cluster app-cluster 750"),
     ] {
         assert_eq!(
             b.run(&["stat", "-c", "%U %G %a", path]).ok(),
@@ -50,6 +52,12 @@ fn files_are_where_they_belong(b: &TestBox) {
             "{path}"
         );
     }
+    let generator = "/usr/lib/systemd/system-generators/app-cluster-generator";
+    assert_eq!(
+        b.run(&["readlink", "-f", generator]).ok(),
+        "/usr/bin/app-cluster"
+    );
+    assert_eq!(b.read("/proc/sys/net/ipv4/tcp_migrate_req").trim(), "1");
     let conffiles = b.sh("dpkg-query -W -f '${Conffiles}' app-cluster").ok();
     assert!(
         conffiles.contains(" /etc/app-cluster/app-cluster.toml "),
@@ -57,7 +65,7 @@ fn files_are_where_they_belong(b: &TestBox) {
     );
     let user = b.sh("getent passwd app-cluster").ok();
     assert!(
-        user.ends_with(":/var/lib/app-cluster:/usr/sbin/nologin"),
+        user.ends_with(":/var/lib/app-cluster/.home:/usr/sbin/nologin"),
         "{user}"
     );
     b.sh("dpkg -V app-cluster | tee /dev/stderr | wc -l | grep -x 0")
@@ -149,10 +157,17 @@ fn remove_stops_everything(b: &TestBox) {
 }
 
 fn purge_leaves_nothing(b: &TestBox) {
-    b.sh("systemctl enable app-cluster.service app-cluster@shop.socket app-cluster@shop.service")
+    b.write(
+        "/etc/app-cluster/shop.toml",
+        "command = [\"/usr/bin/app-cluster\", \"hello\"]\nlisten = [\"127.0.0.1:4000\"]\n\
+         balance = \"sticky\"\n",
+    );
+    b.sh("systemctl daemon-reload; systemctl enable app-cluster.service; systemctl start app-cluster@shop")
         .ok();
     b.write("/var/lib/app-cluster/data", "of an application");
-    b.run(&["dpkg", "-P", "app-cluster"]).ok();
+    // What the administrator has made is his to remove.
+    b.sh("rm /etc/app-cluster/shop.toml; dpkg -P app-cluster")
+        .ok();
     let left =
         b.sh("find / /run -xdev -name '*app-cluster*' -not -path '/run/app-cluster-test.deb'");
     assert_eq!(left.ok(), "");

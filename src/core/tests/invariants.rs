@@ -55,6 +55,10 @@ fn requests() -> impl Strategy<Value = Request> {
         2 => (0..7u32).prop_map(|n| Request::Replace(SlotId(n))),
         2 => (0..8u32).prop_map(|n| Request::Scale(Scale::To(n))),
         1 => (-3..3i32).prop_map(|n| Request::Scale(Scale::By(n))),
+        1 => (0..8u32).prop_map(|workers| {
+            let source = "a file".to_owned();
+            Request::Configured { workers, source }
+        }),
     ]
 }
 

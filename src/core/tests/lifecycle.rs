@@ -251,6 +251,42 @@ fn scale_up_and_down_answers_when_it_is_so() {
 }
 
 #[test]
+fn a_number_that_the_configuration_says_holds_until_it_says_another() {
+    let mut sim = Sim::new(policy(2), Script::default());
+    sim.run(ms(1_000));
+    let source = "workers = 5 (a file)".to_owned();
+    let configured = Request::Configured {
+        workers: 5,
+        source: source.clone(),
+    };
+    sim.request(1, Request::Scale(Scale::To(3)));
+    sim.request(2, configured);
+    sim.run(ms(100));
+    assert_eq!(sim.reply(2), Some(&Ok(Done::Scaled { workers: 5 })));
+    assert_eq!(sim.core.desired_workers(), (5, source));
+    // A release that fails leaves it as it is.
+    let broken = Script {
+        unspawnable: true,
+        ..Script::default()
+    };
+    let next = [broken, Script::default()].map(|script| Ok((policy(2), script)));
+    sim.configs = next.into();
+    sim.request(3, Request::Reload);
+    sim.run(ms(1_000));
+    assert!(matches!(
+        sim.reply(3),
+        Some(Err(Failure::GenerationFailed { .. }))
+    ));
+    assert_eq!(sim.core.desired_workers().0, 5);
+    assert_eq!(sim.alive.len(), 5);
+    // The next one brings its own.
+    sim.request(4, Request::Reload);
+    sim.run(ms(10_000));
+    assert!(matches!(sim.reply(4), Some(Ok(_))));
+    assert_eq!(sim.core.desired_workers().0, 2);
+}
+
+#[test]
 fn scale_up_with_a_worker_that_fails_is_told() {
     let mut sim = Sim::new(policy(1), Script::default());
     sim.run(ms(1_000));

@@ -62,6 +62,10 @@ fn requests(slot: SlotId) -> Vec<(String, Request)> {
             "replace in a slot that is not there" => Request::Replace(SlotId(9)),
         ],
         Request::Scale(_) => [],
+        Request::Configured { .. } => ["the configuration says 1 worker" => Request::Configured {
+            workers: 1,
+            source: "a file".to_owned(),
+        }],
         Request::Stop => ["stop" => Request::Stop],
         Request::StopNow => ["stop now" => Request::StopNow],
     );

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What commands write into the configuration of an app: the file itself, and drop-ins.
+
+use super::{CONFIG_DIRECTORY, Fail, Status, config_file};
+use crate::config::{ConfigError, drop_in_directory};
+use nix::unistd::{AccessFlags, eaccess};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Where drop-ins are that a boot takes away.
+const RUNTIME_DIRECTORY: &str = "/run/app-cluster";
+
+/// A drop-in that a command owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropIn {
+    /// In /etc/app-cluster/NAME.toml.d.
+    Kept(&'static str),
+    /// In /run/app-cluster/NAME.toml.d.
+    Runtime(&'static str),
+}
+
+impl DropIn {
+    /// Where it is for the app `name`.
+    pub fn path(self, name: &str) -> PathBuf {
+        let (directory, file) = match self {
+            DropIn::Kept(file) => (CONFIG_DIRECTORY, file),
+            DropIn::Runtime(file) => (RUNTIME_DIRECTORY, file),
+        };
+        drop_in_directory(Path::new(directory), &config_file(name)).join(file)
+    }
+}
+
+/// The directories in which the app `name` may have drop-ins that commands wrote.
+pub fn drop_in_directories(name: &str) -> [PathBuf; 2] {
+    let below = |directory| drop_in_directory(Path::new(directory), &config_file(name));
+    [CONFIG_DIRECTORY, RUNTIME_DIRECTORY].map(below)
+}
+
+/// Checks that this process may write `drop_in`; `arguments` are those it was called with.
+pub fn writable(name: &str, drop_in: DropIn, arguments: &str) -> Result<(), Fail> {
+    let file = drop_in.path(name);
+    let directory = file.ancestors().skip(1).find(|parent| parent.exists());
+    let directory = directory.unwrap_or(Path::new("/"));
+    may_write(directory, arguments)
+}
+
+/// Checks that this process may write in `directory`.
+pub fn may_write(directory: &Path, arguments: &str) -> Result<(), Fail> {
+    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+    eaccess(directory, wanted).map_err(|error| {
+        let shown = directory.display();
+        match error {
+            nix::errno::Errno::EACCES => {
+                let text = format!("no permission to write in {shown}; nothing was changed");
+                Fail::new(Status::NoSuchApp, text).hint(format!("sudo app-cluster {arguments}"))
+            }
+            error => Fail::new(Status::Failed, format!("cannot write in {shown}: {error}")),
+        }
+    })
+}
+
+/// Writes `text` so that a reader finds the old file or the new one, whole.
+pub fn write(name: &str, drop_in: DropIn, text: &str) -> Result<(), Fail> {
+    let path = drop_in.path(name);
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory).map_err(|error| cannot("make", directory, &error))?;
+    // A name that nobody reads as a drop-in.
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = directory.join(format!(".{file}.{}", std::process::id()));
+    let written = create(&new, text).and_then(|()| fs::rename(&new, &path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&new);
+        cannot("write", &path, &error)
+    })
+}
+
+/// Makes the file `path`, which must not be there, and leaves nothing if that fails.
+pub fn write_new(path: &Path, text: &str) -> Result<(), Fail> {
+    create(path, text).map_err(|error| {
+        if error.kind() != ErrorKind::AlreadyExists {
+            let _ = fs::remove_file(path);
+        }
+        cannot("write", path, &error)
+    })
+}
+
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)?;
+    // Whatever the umask: it is read by the app's user.
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Removes a drop-in, and its directory if that is empty then; whether it was there.
+pub fn remove(name: &str, drop_in: DropIn) -> Result<bool, Fail> {
+    let path = drop_in.path(name);
+    match fs::remove_file(&path) {
+        Ok(()) => {
+            if let Some(directory) = path.parent() {
+                let _ = fs::remove_dir(directory);
+            }
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(cannot("remove", &path, &error)),
+    }
+}
+
+/// `cannot WHAT PATH: ERROR`.
+pub fn cannot(what: &str, path: &Path, error: &io::Error) -> Fail {
+    Fail::new(
+        Status::Failed,
+        format!("cannot {what} {}: {error}", path.display()),
+    )
+}
+
+/// A configuration that cannot be used, where it has to be.
+pub fn bad_config(error: ConfigError) -> Fail {
+    let text = format!("the configuration cannot be used:\n{error}");
+    Fail::new(Status::Failed, text)
+}

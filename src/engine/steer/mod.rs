@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which line of a listener a connection goes to.
+//!
+//! A program attached to the lines ([`program`]) names those of the slots that have a ready
+//! worker; whenever that changes, another one takes its place, and no socket opens or
+//! closes. Lines that nobody accepts from are [`spare`]: what gets into their queues all
+//! the same is handed to others. With `even`, slots that have less to do get more
+//! ([`weights`]).
+
+mod program;
+mod secret;
+mod spare;
+mod weights;
+
+use super::listeners::Listener;
+use super::poller::{Interest, Token};
+use super::{Engine, Level, Record, now};
+use crate::config::Spread;
+use crate::core::{SlotId, Time, WorkerId, WorkerState};
+use nix::sys::socket::{setsockopt, sockopt};
+use program::Instruction;
+use std::collections::BTreeMap;
+use std::io;
+use weights::Looks;
+
+/// What is known about the choice of lines. Vectors are by listener, then by line.
+pub struct Steering {
+    attached: Vec<Option<Vec<Instruction>>>,
+    interest: Vec<Vec<Interest>>,
+    /// Something has changed that the programs depend on.
+    outdated: bool,
+    /// Since when a connection waits in a spare line whose last worker is still leaving.
+    waiting_since: BTreeMap<(usize, usize), Time>,
+    /// When it is to be seen whether those noticed to whom connections were handed.
+    nudge: Option<Time>,
+    looks: Looks,
+    /// From which the places of clients are computed (`sticky`); read when needed.
+    secret: Option<u64>,
+    /// An error has been told.
+    complained: bool,
+    proxy: secret::Proxy,
+}
+
+/// A slot that connections can go to, and its line of some listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    line: usize,
+    slot: SlotId,
+    /// `None`: it has no ready worker, but will have one.
+    worker: Option<WorkerId>,
+}
+
+impl Steering {
+    /// Nothing is attached yet.
+    pub fn new(listeners: &[Listener]) -> Steering {
+        Steering {
+            attached: vec![None; listeners.len()],
+            interest: listeners
+                .iter()
+                .map(|l| vec![Interest::Hangup; l.lines.len()])
+                .collect(),
+            outdated: true,
+            waiting_since: BTreeMap::new(),
+            nudge: None,
+            looks: Looks::default(),
+            secret: None,
+            complained: false,
+            proxy: secret::Proxy::default(),
+        }
+    }
+
+    /// To be called when a worker or the number of workers has changed.
+    pub fn outdate(&mut self) {
+        self.outdated = true;
+    }
+
+    /// When [`Engine::steer`] has something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let spare = self
+            .waiting_since
+            .values()
+            .map(|since| *since + spare::PATIENCE);
+        spare.chain(self.nudge).chain(self.looks.next).min()
+    }
+}
+
+impl Engine {
+    /// How connections are spread, in the generation that was rolled out last.
+    pub(super) fn spread(&self) -> Spread {
+        let release = self.releases.get(&self.core.generation());
+        release.map_or(Spread::Shared, |release| release.config.spread())
+    }
+
+    /// Brings the choice of lines up to date. Called at the end of each turn; does nothing
+    /// unless something has changed or is due.
+    pub(super) fn steer(&mut self) {
+        let due = self.steering.next_deadline().is_some_and(|at| at <= now());
+        if !self.steering.outdated && !due {
+            return;
+        }
+        self.steering.outdated = false;
+        let spread = self.spread();
+        if due {
+            self.look_at_loads(spread);
+            self.nudge_sleepers();
+        }
+        for listener in 0..self.listeners.len() {
+            if self.listeners[listener].is_steered() {
+                let places = self.places(listener, spread);
+                self.attach_for(listener, spread, &places);
+                let spares = self.tend_spares(listener, &places);
+                self.watch_lines(listener, spread, &places, &spares);
+            }
+        }
+    }
+
+    /// Something has happened on a line: it was shut down, a connection waits in it though it
+    /// is spare, or there is traffic.
+    pub(super) fn take_line(&mut self, listener: usize, line: usize) {
+        let Some(socket) = self.listeners.get(listener).and_then(|l| l.lines.get(line)) else {
+            return;
+        };
+        if socket.is_shut_down() {
+            self.mend(listener);
+        } else if self.steering.interest[listener][line] == Interest::Traffic {
+            self.traffic();
+        }
+        self.steering.outdate();
+    }
+
+    /// Who is to get connections: the slots with a ready worker; where there is none, those
+    /// that will have one, so that connections wait where somebody will come.
+    fn places(&self, listener: usize, spread: Spread) -> Vec<Place> {
+        let mut places: Vec<Place> = self
+            .core
+            .workers()
+            .filter(|w| w.state == WorkerState::Ready)
+            .filter_map(|w| {
+                let line = (*self.held.get(&w.id)?.lines.get(listener)?)?;
+                Some(Place {
+                    line,
+                    slot: w.slot,
+                    worker: Some(w.id),
+                })
+            })
+            .collect();
+        if places.is_empty() {
+            let slots = (0..self.core.desired_workers().0).map(SlotId);
+            places.extend(slots.filter_map(|slot| {
+                let line = self.listeners[listener].line_of(slot, spread)?;
+                Some(Place {
+                    line,
+                    slot,
+                    worker: None,
+                })
+            }));
+        }
+        // Two workers of one slot, as during a reload, count once.
+        places.sort();
+        places.dedup_by_key(|place| (place.line, place.slot));
+        places
+    }
+
+    fn attach_for(&mut self, listener: usize, spread: Spread, places: &[Place]) {
+        let mut lines: Vec<u32> = places.iter().map(|place| place.line as u32).collect();
+        let program = match spread {
+            Spread::Shared | Spread::Even => {
+                let mut by_line: BTreeMap<u32, u32> = BTreeMap::new();
+                for place in places {
+                    let weight = self.steering.looks.weight(place.worker);
+                    *by_line.entry(place.line as u32).or_default() += weight;
+                }
+                program::random(&by_line.into_iter().collect::<Vec<_>>())
+            }
+            Spread::Sticky => {
+                lines.dedup();
+                let secret = self.secret();
+                program::by_address(&lines, |line| secret::seed(secret, line))
+            }
+        };
+        self.attach(listener, program);
+    }
+
+    /// Attaches a program to the lines of a listener, unless it is there already.
+    fn attach(&mut self, listener: usize, program: Vec<Instruction>) {
+        if self.steering.attached[listener].as_ref() == Some(&program) {
+            return;
+        }
+        let target = &self.listeners[listener];
+        let mut encoded = program::encode(&program);
+        let length = u16::try_from(encoded.len()).unwrap_or(u16::MAX);
+        let filter = nix::libc::sock_fprog {
+            len: length,
+            filter: encoded.as_mut_ptr(),
+        };
+        let done = setsockopt(&target.lines[0].fd, sockopt::AttachReusePortCbpf, &filter);
+        match done {
+            Ok(()) => self.steering.attached[listener] = Some(program),
+            Err(error) if !self.steering.complained => {
+                self.steering.complained = true;
+                let text = format!(
+                    "cannot choose between the sockets of listener {}: {error} (the socket unit \
+                     needs ReusePort=yes); connections are spread by the kernel's own hash",
+                    target.name
+                );
+                self.log(Record::plain(Level::Error, text));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Sets what is to be known of a line.
+    fn set_interest(&mut self, listener: usize, line: usize, interest: Interest) {
+        if self.steering.interest[listener][line] == interest {
+            return;
+        }
+        let socket = &self.listeners[listener].lines[line];
+        let token = Token::Line(listener, line);
+        if self.poller.change(&socket.fd, token, interest).is_ok() {
+            self.steering.interest[listener][line] = interest;
+        }
+    }
+
+    /// Says what is to be known of each line: of a spare one that a connection waits there,
+    /// of one that is chosen that there is traffic, where that matters.
+    fn watch_lines(&mut self, listener: usize, spread: Spread, places: &[Place], spares: &[usize]) {
+        let traffic = match spread {
+            Spread::Shared => false,
+            Spread::Even => self.steering.looks.next.is_none() && places.len() > 1,
+            Spread::Sticky => self.steering.proxy.wants_to_look(now()),
+        };
+        for line in 0..self.listeners[listener].lines.len() {
+            let ripening = self.steering.waiting_since.contains_key(&(listener, line));
+            let interest = if spares.contains(&line) && !ripening {
+                Interest::Connection
+            } else if traffic && places.iter().any(|place| place.line == line) {
+                Interest::Traffic
+            } else {
+                Interest::Hangup
+            };
+            self.set_interest(listener, line, interest);
+        }
+    }
+
+    fn traffic(&mut self) {
+        match self.spread() {
+            Spread::Shared => {}
+            Spread::Even => self.steering.looks.begin(now()),
+            Spread::Sticky => self.look_for_a_proxy(),
+        }
+    }
+
+    /// Lines that a worker has shut down (shutdown(2) works for every holder): listen again, and
+    /// put the kernel's numbers in order.
+    fn mend(&mut self, listener: usize) {
+        let lines = &self.listeners[listener].lines;
+        let down: Vec<usize> = (0..lines.len())
+            .filter(|n| lines[*n].is_shut_down())
+            .collect();
+        let mended = down.iter().all(|n| lines[*n].listen_again().is_ok());
+        let mended = mended && !down.iter().any(|n| lines[*n].is_shut_down());
+        let name = self.listeners[listener].name.clone();
+        if mended {
+            let order = match down.as_slice() {
+                _ if !self.listeners[listener].is_steered() => Ok(()),
+                [one] => self.put_in_order(listener, *one),
+                _ => self.put_all_in_order(listener),
+            };
+            if let Err(error) = order {
+                self.warn(format!(
+                    "cannot put the sockets of {name} in order: {error}"
+                ));
+            }
+            let fate = match spare::migrates() && lines_left(self, listener, &down) {
+                true => "went to other workers",
+                false => "were lost",
+            };
+            self.warn(format!(
+                "listener {name} was shut down, by a worker: listening again; connections \
+                 queued there {fate}"
+            ));
+            return;
+        }
+        // A unix socket stays shut down for good (unix(7) has no way back).
+        for line in down {
+            self.poller.remove(&self.listeners[listener].lines[line].fd);
+        }
+        let broken = format!(
+            "listener {name} was shut down, by a worker, and cannot be mended: restart it \
+             (systemctl restart of the socket unit)"
+        );
+        self.log(Record::plain(Level::Error, broken.clone()));
+        self.broken = Some(broken);
+    }
+
+    /// A line that has begun to listen again is the kernel's last, and the one that was last
+    /// has its number. Doing the same to that one sets both right.
+    fn put_in_order(&self, listener: usize, line: usize) -> io::Result<()> {
+        let lines = &self.listeners[listener].lines;
+        if let Some(last) = lines.last().filter(|_| line + 1 < lines.len()) {
+            last.stop_listening()?;
+            last.listen_again()?;
+        }
+        Ok(())
+    }
+
+    /// When it is not known which line has which number: all but the first stop listening,
+    /// and begin again in their order.
+    fn put_all_in_order(&self, listener: usize) -> io::Result<()> {
+        let others = &self.listeners[listener].lines[1..];
+        for line in others.iter().rev() {
+            line.stop_listening()?;
+        }
+        for line in others {
+            line.listen_again()?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether there was another line to go to.
+fn lines_left(engine: &Engine, listener: usize, down: &[usize]) -> bool {
+    engine.listeners[listener].is_steered() && down.len() < engine.listeners[listener].lines.len()
+}

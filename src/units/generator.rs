@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What systemd runs at boot and at each `daemon-reload` (systemd.generator(7)), before it
+//! reads its units: drop-ins for the units of each app.
+//!
+//! Nothing in a configuration file makes it fail, hang or harm another app: what is wrong
+//! is logged, and the app keeps the units that its sockets were opened with, or gets none.
+
+use super::{Units, claims, kept, log, render, service, socket};
+use crate::config::{Config, ConfigError, valid_name};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// The generator: a link to our own program.
+pub const PROGRAM: &str = "/usr/lib/systemd/system-generators/app-cluster-generator";
+/// How the name begins that our program is called by when it is to be the generator.
+pub const NAME: &str = "app-cluster-generator";
+/// Beginning of the name of each of our units.
+pub(super) const PREFIX: &str = "app-cluster";
+/// Where the configuration of the apps is.
+const CONFIGURATION: &str = "/etc/app-cluster";
+/// Most files that are looked at.
+const MOST: usize = 4096;
+/// No file is begun after that; systemd ends a generator after 90 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs with the `arguments` that systemd gives (three directories, the first of which is
+/// used), or as `keep NAME`, `forget NAME`.
+pub fn main(arguments: &[String]) -> ExitCode {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        [kept::KEEP, name] if valid_name(name).is_ok() => {
+            let places = (Path::new(kept::GENERATED), Path::new(kept::DIRECTORY));
+            match kept::keep(name, places.0, places.1) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    log::error(name, &format!("cannot keep its units: {error:#}"));
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        [kept::FORGET, name] if valid_name(name).is_ok() => {
+            kept::forget(name, Path::new(kept::DIRECTORY));
+            ExitCode::SUCCESS
+        }
+        [normal] | [normal, _, _] if normal.starts_with('/') => {
+            let all = generate(Path::new(CONFIGURATION), Path::new(kept::DIRECTORY));
+            for (name, found) in &all {
+                for text in &found.wrong {
+                    log::error(name, text);
+                }
+                if let Err(error) = write(&found.units, Path::new(normal)) {
+                    log::error(name, &format!("its units cannot be written: {error}"));
+                }
+            }
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("usage: {NAME} NORMAL-DIR EARLY-DIR LATE-DIR (systemd.generator(7))");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What came of one app's files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Its units; empty if there are none.
+    pub units: Units,
+    /// What is wrong, a line each, for people.
+    pub wrong: Vec<String>,
+    claims: Vec<String>,
+}
+
+/// The units of each app with a file in `configuration`, and what is wrong with it; `kept`
+/// is where [`kept::keep`] has put copies. Apps without a file that can be read or a copy
+/// have no units.
+pub fn generate(configuration: &Path, kept: &Path) -> BTreeMap<String, Found> {
+    let began = Instant::now();
+    let mut all = BTreeMap::new();
+    for name in names(configuration) {
+        let found = match began.elapsed() < PATIENCE {
+            true => one(&name, configuration, kept),
+            false => Found {
+                wrong: vec![format!("{name}: no time left for its configuration")],
+                ..Found::default()
+            },
+        };
+        all.insert(name, found);
+    }
+    settle(&mut all, kept);
+    all
+}
+
+/// The names of the apps that have a file, in order.
+fn names(configuration: &Path) -> Vec<String> {
+    let entries = fs::read_dir(configuration).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|file| file.strip_suffix(".toml").map(str::to_owned))
+        .filter(|name| valid_name(name).is_ok())
+        .collect();
+    names.sort();
+    names.truncate(MOST);
+    names
+}
+
+/// Reads the files of one app. What is wrong with a key that says nothing about units does
+/// not take them away.
+fn one(name: &str, configuration: &Path, kept: &Path) -> Found {
+    let path = configuration.join(format!("{name}.toml"));
+    let (usable, wrong) = match Config::load(&path) {
+        Ok(config) => (Ok(config), Vec::new()),
+        Err(error) => (Config::load_for_units(&path), lines(&error)),
+    };
+    let rendered = usable.and_then(|config| Ok((render(name, &config)?, claims(&config))));
+    match rendered {
+        Ok((units, claims)) => Found {
+            units,
+            wrong,
+            claims,
+        },
+        Err(error) => {
+            let mut wrong = wrong;
+            if wrong.is_empty() {
+                wrong = lines(&error);
+            }
+            fall_back(name, kept, wrong)
+        }
+    }
+}
+
+/// The units that the app has, instead of those that it cannot get.
+fn fall_back(name: &str, kept: &Path, mut wrong: Vec<String>) -> Found {
+    let units = kept::find(name, kept);
+    wrong.push(match &units {
+        Ok(_) => format!("{name}: its units stay as they were when its sockets were opened"),
+        Err(_) => format!("{name}: {} gets no address, user or sandbox", service(name)),
+    });
+    Found {
+        units: units.unwrap_or_default(),
+        wrong,
+        claims: Vec::new(),
+    }
+}
+
+fn lines(error: &ConfigError) -> Vec<String> {
+    let line = |found: &crate::config::Diagnostic| {
+        let at = &found.position;
+        let place = match at.line {
+            0 => found.origin.clone(),
+            line => format!("{}:{line}:{}", found.origin, at.column),
+        };
+        let hint = found.hint.as_ref().map(|hint| format!(" ({hint})"));
+        format!("{place}: {}{}", found.message, hint.unwrap_or_default())
+    };
+    error.diagnostics.iter().map(line).collect()
+}
+
+/// Takes the units away from apps whose address is another's: of two the one keeps it that
+/// listens there, else the first by name. With ReusePort= both could listen, and each would
+/// get a part of the other's connections.
+fn settle(all: &mut BTreeMap<String, Found>, kept: &Path) {
+    let mut claimed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, found) in all.iter() {
+        for claim in &found.claims {
+            claimed.entry(claim.clone()).or_default().push(name.clone());
+        }
+    }
+    for (claim, names) in claimed.into_iter().filter(|(_, names)| names.len() > 1) {
+        let has_it = |name: &&String| {
+            kept::find(name, kept).is_ok_and(|units| listens(&units, name, &claim))
+        };
+        let Some(owner) = names.iter().find(has_it).or(names.first()) else {
+            continue;
+        };
+        for name in names.iter().filter(|name| *name != owner) {
+            let text = format!("{name}: {claim} is the address of {owner}, choose another");
+            all.insert(name.clone(), fall_back(name, kept, vec![text]));
+        }
+    }
+}
+
+/// Whether the socket units among `units` listen at what [`super::claim`] calls `claim`.
+fn listens(units: &Units, name: &str, claim: &str) -> bool {
+    let view = super::changes::View::of(name, units);
+    let addresses = view.addresses();
+    addresses
+        .filter_map(|text| text.parse().ok())
+        .any(|address| super::claim(&address) == claim)
+}
+
+/// Whether `unit` is one of the app `name`.
+pub(super) fn is_of(name: &str, unit: &str) -> bool {
+    let further = unit
+        .strip_prefix(&format!("app-cluster@{name}:"))
+        .is_some_and(|rest| rest.ends_with(".socket"));
+    further || unit == socket(name) || unit == service(name)
+}
+
+/// Writes `units` below `directory`.
+///
+/// # Errors
+/// One of them could not be written; the others have been tried.
+pub(super) fn write(units: &Units, directory: &Path) -> std::io::Result<()> {
+    let mut result = Ok(());
+    let parent = |path: &Path| path.parent().map_or(Ok(()), fs::create_dir_all);
+    for (path, text) in &units.files {
+        let path = directory.join(path);
+        result = result.and(parent(&path).and_then(|()| fs::write(&path, text)));
+    }
+    for (path, target) in &units.links {
+        let path = directory.join(path);
+        result = result.and(parent(&path).and_then(|()| symlink(target, &path)));
+    }
+    result
+}
