@@ -24,27 +24,8 @@ pub fn on(balance: &str, lines: usize) -> String {
 #[track_caller]
 pub fn open(b: &TestBox, config: &str) {
     b.write(CONFIG, config);
-    by_hand(b, config);
     let script = format!("systemctl daemon-reload; systemctl stop {SERVICE} {SOCKET}");
     long(b, &format!("{script}; systemctl start {SOCKET}")).ok();
-}
-
-/// BY HAND until the generator is there.
-fn by_hand(b: &TestBox, config: &str) {
-    if b.exists("/usr/lib/systemd/system-generators/app-cluster-generator") {
-        return;
-    }
-    b.sh("echo 1 >/proc/sys/net/ipv4/tcp_migrate_req").ok();
-    let lines = match config.contains("\"shared\"") {
-        true => 1,
-        false => {
-            let (_, rest) = config.split_once("max_workers = ").expect("lines");
-            rest.split('\n').next().unwrap().parse().expect("a number")
-        }
-    };
-    let listen = "ListenStream=3000\n".repeat(lines);
-    let text = format!("[Socket]\nListenStream=\n{listen}ReusePort={}\n", lines > 1);
-    b.write("/etc/systemd/system/app-cluster.socket.d/hand.conf", &text);
 }
 
 /// [`open`], and waits until the service is ready.

@@ -42,7 +42,10 @@ fn sticky_clients_stay_over_reload_crash_and_scaling() {
     let places = crowd.ask(&clients).expect("answers");
     let moved = |crowd: &Crowd| {
         let now = crowd.ask(&clients).expect("answers");
-        places.iter().filter(|(client, slot)| now[client] != **slot).count()
+        places
+            .iter()
+            .filter(|(client, slot)| now[client] != **slot)
+            .count()
     };
     dev.cli(&["reload", "web"]).succeeded();
     assert_eq!(moved(&crowd), 0);
@@ -56,7 +59,10 @@ fn sticky_clients_stay_over_reload_crash_and_scaling() {
 
     dev.cli(&["scale", "web", "4"]).succeeded();
     let share = moved(&crowd);
-    assert!((1..=45).contains(&share), "{share} of 90 clients have moved");
+    assert!(
+        (1..=45).contains(&share),
+        "{share} of 90 clients have moved"
+    );
     dev.cli(&["scale", "web", "3"]).succeeded();
     assert_eq!(moved(&crowd), 0);
     dev.stop();
