@@ -20,7 +20,9 @@ pub const TESTS: &[Test] = &[
     test!(crashes_lose_what_was_accepted_even),
     test!(crashes_lose_what_was_accepted_sticky),
     test!(held_connections_are_spread_evenly),
+    test!(a_slot_that_stays_down_is_steered_around),
     test!(a_line_that_was_shut_down_is_mended),
+    test!(a_shutdown_under_load_loses_nothing),
     test!(queues_are_shown_by_line),
 ];
 
@@ -134,6 +136,32 @@ fn crashes_lose_what_was_accepted(b: &TestBox, balance: &str) {
     load.stop().assert_lossless(more());
 }
 
+/// A slot whose worker has crashed twice waits before the next one.
+fn a_slot_that_stays_down_is_steered_around(b: &TestBox) {
+    for balance in ["even", "sticky"] {
+        let down = "backoff_min = \"1h\"\nbackoff_max = \"1h\"\n";
+        lines::start(b, &(hello(3) + &on(balance, 4) + down));
+        crash(b, 1);
+        let load = load(b);
+        let before = pids(b);
+        b.run(&["kill", "-KILL", &before[1].to_string()]).ok();
+        b.wait_until("the slot to be down", || {
+            status(b)["slots"][1]["state"] == "backoff"
+        });
+        only_accepted_ones_failed(load, 12);
+        let load = self::load(b);
+        load.wait_for_more(more(), LONG).expect("requests");
+        assert_eq!(status(b)["slots"][1]["state"], "backoff", "{balance}");
+        // Which does not wait.
+        reload(b).ok();
+        all_run_generation(b, 2, 3);
+        load.wait_for_more(more(), LONG).expect("requests");
+        load.stop().assert_lossless(2 * more());
+        let held = crowd(b).hold(100, Duration::ZERO).expect("answers");
+        assert_eq!(held.by_slot().len(), 3, "{balance}: {:?}", held.by_slot());
+    }
+}
+
 /// As those of web sockets: opened one after the other, never closed.
 fn held_connections_are_spread_evenly(b: &TestBox) {
     const WORKERS: usize = 8;
@@ -182,6 +210,22 @@ fn a_line_that_was_shut_down_is_mended(b: &TestBox) {
             );
             assert_eq!(pids(b), before);
         }
+    }
+}
+
+/// What waits in the line when it is shut down goes to other workers.
+fn a_shutdown_under_load_loses_nothing(b: &TestBox) {
+    for balance in ["even", "sticky"] {
+        b.write(crate::app::WORKER_FILE, crate::app::WORKER);
+        lines::start(b, &(crate::app::python(3, "") + &on(balance, 4)));
+        let spec = clients(b).with(Kind::NewConnection, 8);
+        let load = Load::start(spec).expect("a load");
+        for _ in 0..scale(30, 5) {
+            load.wait_for_more(100, LONG).expect("requests");
+            crate::app::get(b, "/shutdown").ok();
+        }
+        load.wait_for_more(100, LONG).expect("requests");
+        load.stop().assert_lossless(600);
     }
 }
 
