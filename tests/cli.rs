@@ -4,6 +4,7 @@
 
 use app_cluster::cli::Arguments;
 use clap::CommandFactory;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -56,7 +57,8 @@ fn transcript(lines: &[&[&str]]) -> String {
 fn help() {
     reviewed("help", &run(&["--help"]));
     for verb in [
-        "dev", "run", "hello", "status", "reload", "restart", "stop", "scale", "logs", "check",
+        "dev", "run", "hello", "status", "start", "reload", "restart", "stop", "delete", "enable",
+        "disable", "scale", "logs", "check",
     ] {
         reviewed(&format!("help_{verb}"), &run(&[verb, "--help"]));
     }
@@ -74,6 +76,13 @@ fn usage_errors() {
         &["status", "--jsn"],
         &["scale", "web"],
         &["scale", "web", "many"],
+        &["scale", "web", "4", "--reset"],
+        &["start", "--env", "X"],
+        &["start", "--balance", "fair", "--", "true"],
+        &["start", "-l", "localhost:80", "--", "true"],
+        &["start", "--name", "web"],
+        &["start", "-i", "2"],
+        &["delete"],
         &["dev", "-w", "0"],
         &["dev", "-w", "many"],
         &["dev", "-l", "localhost:3000"],
@@ -97,6 +106,10 @@ fn bad_names() {
         &["run", "../x"],
         &["dev", "--name", "a b"],
         &["logs", "../x"],
+        &["start", "--name", "a b", "-l", "3000", "--", "true"],
+        &["start", "a b"],
+        &["delete", "../x"],
+        &["enable", "web[1]"],
         &["check", "-x"],
     ]);
     reviewed("bad_names", &all);
@@ -111,6 +124,10 @@ fn apps_that_do_not_run() {
         &["restart", "nowhere[1]"],
         &["stop", "nowhere"],
         &["scale", "nowhere", "+1"],
+        &["scale", "nowhere", "--reset"],
+        &["start", "nowhere"],
+        &["enable", "nowhere"],
+        &["disable", "nowhere"],
     ]);
     reviewed("apps_that_do_not_run", &all);
 }
@@ -127,6 +144,52 @@ fn starts_that_cannot_work() {
         &["hello"],
     ]);
     reviewed("starts_that_cannot_work", &all);
+}
+
+#[test]
+fn starts_of_new_apps() {
+    let home = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, mode| {
+        let path = home.path().join(name);
+        if name != "." {
+            std::fs::write(&path, "").expect("a file");
+        }
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&path, mode).expect("a mode");
+    };
+    write("server.py", 0o644);
+    write("server.ts", 0o644);
+    write("ecosystem.config.js", 0o644);
+    write("run", 0o755);
+    write("notes.txt", 0o644);
+    write(".", 0o700);
+    let root = "--dry-run --user root -l 3000";
+    let mut all = String::new();
+    for line in [
+        "--name new".to_owned(),
+        "--name new -- sleep 1".to_owned(),
+        "nowhere.js -l 3000".to_owned(),
+        "server.ts -l 3000".to_owned(),
+        "ecosystem.config.js -l 3000".to_owned(),
+        "notes.txt -l 3000".to_owned(),
+        ". -l 3000 --name new".to_owned(),
+        "run -l 3000 -l 3000".to_owned(),
+        "run -l 3000 --user no-such-user".to_owned(),
+        "run -l 3000 --user nobody --dry-run".to_owned(),
+        format!("run --env LISTEN_FDS=3 {root}"),
+        format!("run {root}"),
+        format!(
+            "./run --name new -i -1 -l api=unix:/run/new.sock --env A=b=c --balance even \
+             --no-autostart --cwd /srv {root} -- --flag it's"
+        ),
+        format!("--name new {root} -- sleep 1"),
+        format!("--name new {root} -- no-such-program"),
+    ] {
+        let words: Vec<&str> = std::iter::once("start").chain(line.split(' ')).collect();
+        let said = run_in(home.path(), &words);
+        all += &format!("$ app-cluster start {line}\n{said}\n");
+    }
+    reviewed("starts_of_new_apps", &all);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Below it an app may have a directory with what its supervisor keeps.
 const STATE_DIRECTORY: &str = "/var/lib/app-cluster";
 /// What a supervisor keeps there. Whatever else is there is the app's own.
-const STATE_FILES: &[&str] = &["secret"];
+const STATE_FILES: &[&str] = &[crate::engine::SECRET_FILE];
 
 pub fn delete(name: &str, yes: bool) -> Result<(), Fail> {
     let files = files(name);

@@ -56,6 +56,10 @@ pub fn may_write(directory: &Path, arguments: &str) -> Result<(), Fail> {
                 let text = format!("no permission to write in {shown}; nothing was changed");
                 Fail::new(Status::NoSuchApp, text).hint(format!("sudo app-cluster {arguments}"))
             }
+            nix::errno::Errno::ENOENT => {
+                let text = format!("there is no directory {shown}: is the package installed?");
+                Fail::new(Status::Failed, text)
+            }
             error => Fail::new(Status::Failed, format!("cannot write in {shown}: {error}")),
         }
     })

@@ -31,6 +31,7 @@ pub use listeners::{Listener, Passed, group, inherit, make_room};
 pub use output::Style;
 pub use report::rfc3339;
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
+pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
 
 use crate::config::{Config, ConfigError, Launch};
@@ -200,6 +201,7 @@ impl Engine {
         let policy = release.policy();
         for listener in &parts.listeners {
             listener.set_blocking(release.config.blocking)?;
+            listener.prepare_for_steering()?;
         }
         let mask: SigSet = SIGNALS.into_iter().collect();
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;

@@ -20,6 +20,7 @@
 mod app;
 mod balance;
 mod crash;
+mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
 mod home;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     let tests = [
         itself::TESTS,
         units::TESTS,
+        generator::TESTS,
         package::TESTS,
         crash::TESTS,
         hostile::TESTS,

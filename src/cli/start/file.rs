@@ -65,7 +65,7 @@ impl NewApp {
         } else {
             line("\n[environment]".to_owned());
             for (key, value) in &self.environment {
-                line(format!("{} = {}", quoted(key), quoted(value)));
+                line(format!("{} = {}", key_of(key), quoted(value)));
             }
         }
         text
@@ -81,7 +81,7 @@ impl NewApp {
             let all: Vec<String> = self.listen.iter().map(address).collect();
             return format!("[{}]", all.join(", "));
         }
-        let entry = |listen: &Listen| format!("{} = {}", quoted(&listen.name), address(listen));
+        let entry = |listen: &Listen| format!("{} = {}", key_of(&listen.name), address(listen));
         let all: Vec<String> = self.listen.iter().map(entry).collect();
         format!("{{ {} }}", all.join(", "))
     }
@@ -90,6 +90,15 @@ impl NewApp {
 /// A string of TOML.
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A key of TOML, in quotes if it has to be.
+fn key_of(text: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match !text.is_empty() && text.chars().all(bare) {
+        true => text.to_owned(),
+        false => quoted(text),
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +144,7 @@ mod tests {
         app.listen[0].name = "http".to_owned();
         assert_eq!(
             app.listeners(),
-            r#"{ "http" = "[::1]:80", "a.sock" = "unix:/run/a.sock" }"#
+            r#"{ http = "[::1]:80", "a.sock" = "unix:/run/a.sock" }"#
         );
         let config = Config::parse(&app.render(), "api.toml").expect("a configuration");
         assert_eq!(config.listen, app.listen);

@@ -12,6 +12,8 @@ mod secret;
 mod spare;
 mod weights;
 
+pub use secret::FILE as SECRET_FILE;
+
 use super::listeners::Listener;
 use super::poller::{Interest, Token};
 use super::{Engine, Level, Record, now};

@@ -10,8 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Its file in the state directory.
-const FILE: &str = "balance-secret";
+/// Its file in the app's state directory.
+pub const FILE: &str = "balance-secret";
 /// How often it is looked where connections come from, at the most.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Lines of /proc/net/tcp that are read.

@@ -136,7 +136,11 @@ impl Engine {
         let free = |line: &usize| spares.contains(line) && !self.is_held(listener, *line);
         let free = (0..count).rev().take_while(free).count();
         let (rest, end) = self.listeners[listener].lines.split_at(count - free);
-        if ripe.iter().any(|line| *line >= rest.len()) {
+        if let Some(last) = end.last()
+            && ripe.iter().any(|line| *line >= rest.len())
+        {
+            // A trial: a line that could not listen again would be lost.
+            stop_and_listen(std::slice::from_ref(last))?;
             stop_and_listen(end)?;
         }
         for line in ripe.iter().filter(|line| **line < rest.len()) {
