@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = &[
 /// Requests of each kind between two things that are done to the workers; those with
 /// slow bodies take 200 ms.
 fn more() -> u64 {
-    scale(100, 8) as u64
+    scale(40, 8) as u64
 }
 
 fn early_connections_are_served_even(b: &TestBox) {
