@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = &[
     test!(plain_and_template_agree),
     test!(sandbox_lets_an_application_live),
     test!(socket_file_is_for_its_group),
+    test!(restarts_in_a_row_are_no_failure),
     test!(crash_loop_leaves_the_socket_open),
 ];
 
@@ -99,6 +100,15 @@ fn socket_file_is_for_its_group(b: &TestBox) {
         .run(&["stat", "-c", "%U %G %a", "/run/app-cluster/shop.sock"])
         .ok();
     assert_eq!(file, "app-cluster app-cluster 660");
+}
+
+fn restarts_in_a_row_are_no_failure(b: &TestBox) {
+    let units = "app-cluster.socket app-cluster@shop.socket";
+    b.sh(&format!(
+        "for n in 1 2 3 4 5 6 7 8; do systemctl restart {units}; done"
+    ))
+    .ok();
+    assert_eq!(b.show("app-cluster.socket", "SubState"), "listening");
 }
 
 /// Neither the start limit (5 in 10 s) nor the socket's trigger limit (20 in
