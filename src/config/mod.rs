@@ -19,6 +19,7 @@ mod lines;
 mod listen;
 mod read;
 mod slot_listen;
+mod together;
 mod toml_reader;
 mod units;
 mod values;

@@ -20,9 +20,17 @@ pub const TESTS: &[Test] = &[
     test!(crashes_lose_what_was_accepted_even),
     test!(crashes_lose_what_was_accepted_sticky),
     test!(held_connections_are_spread_evenly),
+    test!(a_slot_that_stays_down_is_steered_around),
     test!(a_line_that_was_shut_down_is_mended),
+    test!(a_shutdown_under_load_loses_nothing),
     test!(queues_are_shown_by_line),
 ];
+
+/// Requests of each kind between two things that are done to the workers; those with
+/// slow bodies take 200 ms.
+fn more() -> u64 {
+    scale(40, 8) as u64
+}
 
 fn early_connections_are_served_even(b: &TestBox) {
     early_connections_are_served(b, "even");
@@ -38,8 +46,9 @@ fn early_connections_are_served(b: &TestBox, balance: &str) {
     const LINES: usize = 6;
     let held_up = "[Service]\nExecStartPre=sh -c 'until [ -e /run/go ]; do sleep 0.02; done'\n";
     crate::app::drop_in(b, held_up);
-    open(b, &(hello(2) + &on(balance, LINES)));
     for turn in 0..scale(5, 2) {
+        // New sockets, which no program has been attached to.
+        open(b, &(hello(2) + &on(balance, LINES)));
         let mut spec = clients(b)
             .with(Kind::NewConnection, 24)
             .with(Kind::KeepAlive, 24);
@@ -78,8 +87,7 @@ fn scaling_loses_nothing(b: &TestBox, balance: &str) {
     let load = load(b);
     for _ in 0..scale(5, 1) {
         for workers in [1, 4, 9, 4] {
-            load.wait_for_more(scale(500, 50) as u64, LONG)
-                .expect("requests");
+            load.wait_for_more(more(), LONG).expect("requests");
             long(b, &format!("app-cluster scale app-cluster {workers}")).ok();
             b.wait_for("the workers", LONG, || {
                 let status = status(b);
@@ -89,8 +97,8 @@ fn scaling_loses_nothing(b: &TestBox, balance: &str) {
             assert_eq!(queues(b).len(), LINES);
         }
     }
-    load.wait_for_more(50, LONG).expect("requests");
-    load.stop().assert_lossless(100);
+    load.wait_for_more(more(), LONG).expect("requests");
+    load.stop().assert_lossless(5 * more());
     all_run_generation(b, 1, 4);
     // All four have a part again.
     let held = crowd(b).hold(200, Duration::ZERO).expect("answers");
@@ -113,10 +121,10 @@ fn crashes_lose_what_was_accepted(b: &TestBox, balance: &str) {
     let load = load(b);
     let crashes = scale(15, 3);
     for turn in 0..crashes {
-        load.wait_for_more(50, LONG).expect("requests");
+        load.wait_for_more(more(), LONG).expect("requests");
         crash(b, turn % 3);
     }
-    load.wait_for_more(50, LONG).expect("requests");
+    load.wait_for_more(more(), LONG).expect("requests");
     // All clients may have had a request in the worker, but not twice.
     const CLIENTS: u64 = 12;
     only_accepted_ones_failed(load, crashes as u64 * CLIENTS);
@@ -124,8 +132,34 @@ fn crashes_lose_what_was_accepted(b: &TestBox, balance: &str) {
     // that was not lost, and loses nothing.
     let load = self::load(b);
     reload(b).ok();
-    load.wait_for_more(50, LONG).expect("requests");
-    load.stop().assert_lossless(50);
+    load.wait_for_more(more(), LONG).expect("requests");
+    load.stop().assert_lossless(more());
+}
+
+/// A slot whose worker has crashed twice waits before the next one.
+fn a_slot_that_stays_down_is_steered_around(b: &TestBox) {
+    for balance in ["even", "sticky"] {
+        let down = "backoff_min = \"1h\"\nbackoff_max = \"1h\"\n";
+        lines::start(b, &(hello(3) + &on(balance, 4) + down));
+        crash(b, 1);
+        let load = load(b);
+        let before = pids(b);
+        b.run(&["kill", "-KILL", &before[1].to_string()]).ok();
+        b.wait_until("the slot to be down", || {
+            status(b)["slots"][1]["state"] == "backoff"
+        });
+        only_accepted_ones_failed(load, 12);
+        let load = self::load(b);
+        load.wait_for_more(more(), LONG).expect("requests");
+        assert_eq!(status(b)["slots"][1]["state"], "backoff", "{balance}");
+        // Which does not wait.
+        reload(b).ok();
+        all_run_generation(b, 2, 3);
+        load.wait_for_more(more(), LONG).expect("requests");
+        load.stop().assert_lossless(2 * more());
+        let held = crowd(b).hold(100, Duration::ZERO).expect("answers");
+        assert_eq!(held.by_slot().len(), 3, "{balance}: {:?}", held.by_slot());
+    }
 }
 
 /// As those of web sockets: opened one after the other, never closed.
@@ -176,6 +210,22 @@ fn a_line_that_was_shut_down_is_mended(b: &TestBox) {
             );
             assert_eq!(pids(b), before);
         }
+    }
+}
+
+/// What waits in the line when it is shut down goes to other workers.
+fn a_shutdown_under_load_loses_nothing(b: &TestBox) {
+    for balance in ["even", "sticky"] {
+        b.write(crate::app::WORKER_FILE, crate::app::WORKER);
+        lines::start(b, &(crate::app::python(3, "") + &on(balance, 4)));
+        let spec = clients(b).with(Kind::NewConnection, 8);
+        let load = Load::start(spec).expect("a load");
+        for _ in 0..scale(30, 5) {
+            load.wait_for_more(100, LONG).expect("requests");
+            crate::app::get(b, "/shutdown").ok();
+        }
+        load.wait_for_more(100, LONG).expect("requests");
+        load.stop().assert_lossless(600);
     }
 }
 

@@ -28,7 +28,7 @@ fn check_looks_from_inside_the_unit(b: &TestBox) {
     let config = |user: &str, more: &str| {
         let text = format!(
             "command = [\"python3\", \"worker.py\"]\ndirectory = \"/home/alice/shop\"\n\
-             user = \"{user}\"\nlisten = \"127.0.0.1:4001\"\nworkers = 2\n{more}"
+             user = \"{user}\"\nlisten = [\"127.0.0.1:4001\"]\nworkers = 2\n{more}"
         );
         b.write(CONFIG, &text);
     };

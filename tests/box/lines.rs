@@ -16,7 +16,7 @@ use crate::service::{CONFIG, LONG, SERVICE, SOCKET, clients, long, status};
 /// The part of a configuration that is about sockets: port 3000 of all
 /// addresses, with so many lines.
 pub fn on(balance: &str, lines: usize) -> String {
-    format!("listen = \"3000\"\nbalance = \"{balance}\"\nmax_workers = {lines}\n")
+    format!("listen = [\"3000\"]\nbalance = \"{balance}\"\nmax_workers = {lines}\n")
 }
 
 /// Writes the configuration and opens the sockets; the service waits for the

@@ -19,6 +19,7 @@
 
 mod app;
 mod balance;
+mod changes;
 mod check;
 mod crash;
 mod generator;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         itself::TESTS,
         units::TESTS,
         generator::TESTS,
+        changes::TESTS,
         package::TESTS,
         check::TESTS,
         crash::TESTS,

@@ -68,7 +68,7 @@ fn set_up(b: &TestBox) {
     b.sh("chown -R alice: /home/alice; chmod 700 /home/alice")
         .ok();
     let app = |name: &str, port: u16, keys: &str| {
-        let listen = format!("listen = \"127.0.0.1:{port}\"\n{keys}");
+        let listen = format!("listen = [\"127.0.0.1:{port}\"]\n{keys}");
         b.write(&format!("/etc/app-cluster/{name}.toml"), &listen);
     };
     let node = "command = \"node server.js\"\ndirectory = \"/srv/shop\"\nuser = \"root\"\n";

@@ -11,7 +11,11 @@ pub const TESTS: &[Test] = &[
     test!(clients_keep_their_slots),
     test!(a_slot_more_takes_its_part_and_no_more),
     test!(clients_come_back_after_a_shutdown_of_their_line),
+    test!(a_slot_that_is_down_lends_its_clients),
     test!(networks_of_ipv6_are_one_client),
+    test!(a_client_has_one_slot_at_all_listeners),
+    test!(a_reload_changes_the_balance),
+    test!(a_proxy_in_front_is_noticed_once),
 ];
 
 const SLOTS: usize = 4;
@@ -150,4 +154,78 @@ fn networks_of_ipv6_are_one_client(b: &TestBox) {
             assert_eq!(slot, map[&known], "{address} and {known}");
         }
     }
+}
+
+fn a_slot_that_is_down_lends_its_clients(b: &TestBox) {
+    let down = "backoff_min = \"1h\"\nbackoff_max = \"1h\"\n";
+    lines::start(b, &(config(SLOTS) + down));
+    let town = Town::new(b, 200, PORT);
+    let map = town.map();
+    crash(b, 2);
+    b.run(&["kill", "-KILL", &pids(b)[2].to_string()]).ok();
+    b.wait_until("the slot to be down", || {
+        status(b)["slots"][2]["state"] == "backoff"
+    });
+    let meanwhile = town.map();
+    assert_eq!(by_slot(&meanwhile).keys().collect::<Vec<_>>(), [&0, &1, &3]);
+    let others = |(_, before, _): &&(_, u64, u64)| *before != 2;
+    assert_eq!(moved(&map, &meanwhile).iter().filter(others).count(), 0);
+    // Which does not wait.
+    reload(b).ok();
+    all_run_generation(b, 2, SLOTS);
+    nobody_moved(&town, &map, "a slot that was down");
+}
+
+fn a_client_has_one_slot_at_all_listeners(b: &TestBox) {
+    let listen = "listen = { http = \"[::]:3000\", admin = \"[::]:3001\" }\n";
+    let sockets = on("sticky", 6).replace("listen = [\"3000\"]\n", listen);
+    lines::start(b, &(hello(SLOTS) + &sockets));
+    assert_eq!(status(b)["listeners"].as_array().map(Vec::len), Some(2));
+    let map = Town::new(b, 100, 3000).map();
+    nobody_moved(&Town::new(b, 100, 3001), &map, "going to another port");
+}
+
+/// With the same lines it is a matter of the program.
+fn a_reload_changes_the_balance(b: &TestBox) {
+    let with = |balance| hello(SLOTS) + &on(balance, 6);
+    lines::start(b, &with("even"));
+    let town = Town::new(b, 100, PORT);
+    assert_ne!(moved(&town.map(), &town.map()), []);
+    b.write(CONFIG, &with("sticky"));
+    reload(b).ok();
+    let map = town.map();
+    nobody_moved(&town, &map, "nothing");
+    b.write(CONFIG, &with("even"));
+    reload(b).ok();
+    assert_ne!(moved(&map, &town.map()), []);
+    b.write(CONFIG, &with("sticky"));
+    reload(b).ok();
+    nobody_moved(&town, &map, "even for a while");
+}
+
+fn a_proxy_in_front_is_noticed_once(b: &TestBox) {
+    lines::start(b, &config(SLOTS));
+    let warnings = || {
+        let journal = b.journal(&["-u", SERVICE, "-p", "warning"]);
+        journal
+            .lines()
+            .filter(|l| l.contains("slot_listen"))
+            .count()
+    };
+    let from = |address: [u8; 4]| {
+        let mut spec = crate::service::clients(b);
+        spec.source = Some(address.into());
+        crate::load::crowd::Crowd::new(spec)
+    };
+    let mut held = Vec::new();
+    for turn in 0..3 {
+        let connections = from([127, 0, 9, 9]).hold(60, std::time::Duration::ZERO);
+        held.push(connections.expect("answers"));
+        if turn == 0 {
+            b.wait_until("a warning", || warnings() > 0);
+        }
+    }
+    assert_eq!(warnings(), 1);
+    let text = b.journal(&["-u", SERVICE, "-p", "warning"]);
+    assert!(text.contains("come from 127.0.9.9"), "{text}");
 }

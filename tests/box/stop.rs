@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     test!(stop_finishes_what_has_begun),
     test!(stop_of_the_service_alone_refuses_nobody),
     test!(restart_under_load_refuses_nobody),
+    test!(restart_with_a_line_for_each_slot_refuses_nobody),
     test!(restart_of_the_socket_finishes_what_has_begun),
     test!(daemon_reload_and_reexec_are_not_noticed),
     test!(stop_ends_a_reload),
@@ -76,6 +77,17 @@ fn stop_of_the_service_alone_refuses_nobody(b: &TestBox) {
 
 fn restart_under_load_refuses_nobody(b: &TestBox) {
     start(b, &hello(3));
+    restarts_refuse_nobody(b);
+}
+
+/// `even`, and lines to spare, where connections may wait while nobody is there.
+fn restart_with_a_line_for_each_slot_refuses_nobody(b: &TestBox) {
+    crate::lines::start(b, &(hello(3) + &crate::lines::on("even", 6)));
+    restarts_refuse_nobody(b);
+}
+
+#[track_caller]
+fn restarts_refuse_nobody(b: &TestBox) {
     let load = load(b);
     let (restarts, requests) = (scale(5, 2), scale(20_000, 1_000) as u64);
     for n in 1..=restarts {

@@ -19,6 +19,11 @@ pub const TESTS: &[Test] = &[
     test!(node),
     test!(puma),
     test!(go),
+    test!(gunicorn_with_lines),
+    test!(uvicorn_with_lines),
+    test!(node_with_lines),
+    test!(puma_with_lines),
+    test!(go_with_lines),
 ];
 
 /// Threads of the load: as many requests can be under way at once.
@@ -54,27 +59,66 @@ fn uvicorn_plain(b: &TestBox) {
 }
 
 fn puma(b: &TestBox) {
+    prove(b, &puma_configuration(b), 0);
+}
+
+fn puma_configuration(b: &TestBox) -> String {
     let mut config = set_up(b, "puma", &["config.ru", "puma.rb"]);
     if b.suite() == "bookworm" {
         // Puma 5: the line that the file says is for it.
         config = config.replace("#ready", "ready");
         assert!(config.contains("\nready = "), "{config}");
     }
-    prove(b, &config, 0);
+    config
 }
 
 fn go(b: &TestBox) {
+    prove(b, &go_configuration(b), 0);
+}
+
+fn go_configuration(b: &TestBox) -> String {
     let config = set_up(b, "go", &[]);
     let built = crate::programs::go().expect("the program in Go");
     let into = format!("/proc/{}/root/srv/go/hello", b.leader_pid());
     std::fs::copy(built, into).expect("copy the program into the box");
-    prove(b, &config, 0);
+    config
+}
+
+/// The same with a socket for each slot, and more of these than slots.
+fn with_lines(config: &str) -> String {
+    config.to_owned() + "\n" + &crate::lines::on("even", 4)
+}
+
+fn gunicorn_with_lines(b: &TestBox) {
+    prove(b, &with_lines(&set_up(b, "gunicorn", &["app.py"])), 0);
+}
+
+fn uvicorn_with_lines(b: &TestBox) {
+    let config = set_up(b, "uvicorn", &["app.py", "serve.py"]);
+    prove(b, &with_lines(&config), 0);
+}
+
+fn node_with_lines(b: &TestBox) {
+    prove(b, &with_lines(&set_up(b, "node", &["server.js"])), 0);
+}
+
+fn puma_with_lines(b: &TestBox) {
+    prove(b, &with_lines(&puma_configuration(b)), 0);
+}
+
+fn go_with_lines(b: &TestBox) {
+    prove(b, &with_lines(&go_configuration(b)), 0);
 }
 
 /// Why a test does not run here.
 pub fn lacking(test: &str) -> Option<&'static str> {
     match test {
-        "go" if !crate::harness::is_installed("go") => Some("no Go compiler (package golang-go)"),
+        "go" | "go_with_lines" if !crate::harness::is_installed("go") => {
+            Some("no Go compiler (package golang-go)")
+        }
+        "gunicorn_with_lines" | "uvicorn_with_lines" | "go_with_lines" if scale(1, 0) == 0 => {
+            Some("in the full tier only (APPC_FULL=1)")
+        }
         // Measures uvicorn more than us.
         "uvicorn_plain" if scale(1, 0) == 0 => Some("in the full tier only (APPC_FULL=1)"),
         _ => None,
@@ -98,8 +142,7 @@ fn set_up(b: &TestBox, name: &str, files: &[&str]) -> String {
 /// Reloads and crashes under load; `lost` requests a reload are what the server
 /// itself is known to drop.
 fn prove(b: &TestBox, config: &str, lost: u64) {
-    b.write("/etc/app-cluster/app-cluster.toml", config);
-    b.run(&["systemctl", "start", "app-cluster.service"]).ok();
+    crate::lines::start(b, config);
     assert_eq!(workers(b).len(), 2, "all ready after the start");
     let reloads = scale(5, 2) as u64;
     let report = reload(b, reloads);
