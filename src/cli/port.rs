@@ -6,13 +6,14 @@ use crate::config::ListenAddress;
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
-use std::io::{Error, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// The state of a listening socket in /proc/net/tcp.
 const LISTENING: &str = "0A";
+/// The flag of one in /proc/net/unix (__SO_ACCEPTCON).
+const ACCEPTS: u32 = 0x10000;
 
 /// A process that holds an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,17 +61,12 @@ pub fn taken(address: &ListenAddress) -> Option<Taken> {
     }
 }
 
-/// A unix socket is held if somebody answers; a file that is left over is no obstacle.
+/// A unix socket is held if one listens; a file that is left over is no obstacle. Nobody is
+/// connected to, which would start a service that waits for it.
 fn taken_path(path: &Path) -> Option<Taken> {
-    let refused = |error: &Error| error.kind() == ErrorKind::ConnectionRefused;
-    match UnixStream::connect(path) {
-        Err(error) if refused(&error) || error.kind() == ErrorKind::NotFound => None,
-        Err(_) if !path.exists() => None,
-        _ => {
-            let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-            Some(Taken::InUse(holders(&unix_sockets(&table, path))))
-        }
-    }
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let inodes = unix_sockets(&table, path);
+    (!inodes.is_empty()).then(|| Taken::InUse(holders(&inodes)))
 }
 
 /// Inodes of the listening sockets that are in the way of one at `address`.
@@ -125,13 +121,15 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }
 
-/// Inodes of the sockets bound to `path`, from the text of /proc/net/unix.
+/// Inodes of the sockets that listen at `path`, from the text of /proc/net/unix.
 fn unix_sockets(table: &str, path: &Path) -> HashSet<String> {
     let path = path.display().to_string();
     let inode = |line: &str| {
         let (head, name) = line.split_once(" /")?;
-        let inode = head.split_ascii_whitespace().nth(6)?;
-        (format!("/{name}") == path).then(|| inode.to_owned())
+        let words: Vec<&str> = head.split_ascii_whitespace().collect();
+        let (flags, inode) = (words.get(3)?, words.get(6)?);
+        let listens = u32::from_str_radix(flags, 16).ok()? & ACCEPTS != 0;
+        (listens && format!("/{name}") == path).then(|| (*inode).to_owned())
     };
     table.lines().filter_map(inode).collect()
 }
@@ -239,9 +237,11 @@ mod tests {
         assert_eq!(local_address("00:1"), None);
         let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
             ffff: 00000002 00000000 00010000 0001 01 77 /run/a b.sock\n\
-            ffff: 00000002 00000000 00010000 0001 01 78 @x\n";
+            ffff: 00000003 00000000 00000000 0001 03 78 /run/c.sock\n\
+            ffff: 00000002 00000000 00010000 0001 01 79 @x\n";
         assert!(unix_sockets(table, Path::new("/run/a b.sock")).contains("77"));
         assert!(unix_sockets(table, Path::new("/run/a")).is_empty());
+        assert!(unix_sockets(table, Path::new("/run/c.sock")).is_empty());
     }
 
     #[test]
