@@ -279,8 +279,10 @@ fn the_manual_has_every_verb_flag_and_signal() {
             missing.extend(flags.map(|flag| format!("{name} -{flag}")));
         }
     }
+    use nix::sys::signal::Signal;
     for signal in app_cluster::engine::SIGNALS {
-        let own = signal == nix::sys::signal::Signal::SIGCHLD;
+        // Those that the kernel sends us.
+        let own = [Signal::SIGCHLD, Signal::SIGIO].contains(&signal);
         if !own && !section("SIGNALS").contains(signal.as_str()) {
             missing.push(signal.to_string());
         }

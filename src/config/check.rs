@@ -2,7 +2,7 @@
 //! `app-cluster check`: what is wrong or doubtful before anything is started.
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Config, Cpus, Launch};
+use super::{Config, Cpus, Launch, Spread};
 use crate::core::Ready;
 use std::time::Duration;
 
@@ -30,6 +30,15 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
         found.push(source.diagnostic(Severity::Warning, key, message, Some(hint)));
     };
     let workers = config.policy(cpus).workers;
+    if config.spread() != Spread::Shared && config.listen.is_empty() {
+        warn(
+            "balance",
+            "without `listen` there is one socket, which all workers share: the socket unit \
+             says where it listens"
+                .into(),
+            "say it here, such as listen = [\"3000\"]".into(),
+        );
+    }
     if config.start_timeout.is_zero() {
         warn(
             "start_timeout",

@@ -148,6 +148,10 @@ fn check_warns() {
         ]
     );
     assert_eq!(check(&good("command = [\"/bin/sh\"]\nworkers = 1"), []), []);
+    let even = "command = [\"/bin/sh\"]\nworkers = 1\nbalance = \"even\"";
+    let found = check(&good(even), []);
+    assert_eq!((found.len(), found[0].position.line), (1, 3), "{found:?}");
+    assert_eq!(check(&good(&format!("{even}\nlisten = [\"80\"]")), []), []);
 }
 
 #[test]
