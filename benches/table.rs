@@ -27,6 +27,7 @@ fn main() {
     let mut table = Table::default();
     start_times(&mut table);
     crash_times(&mut table);
+    generator_time(&mut table);
     memory(&mut table);
     idle(&mut table);
     throughput(&mut table);
@@ -192,6 +193,37 @@ fn crash_times(table: &mut Table) {
     let value = format!("{:.2} ms", millis(&times));
     let how = "median of 11, SIGKILL → new process";
     table.row("crash → replacement spawned", value, "≤ 3 ms", how);
+}
+
+/// What a boot and each `daemon-reload` wait for.
+fn generator_time(table: &mut Table) {
+    const FILES: usize = 500;
+    let folder = std::env::temp_dir().join(format!("app-cluster-bench-{}", std::process::id()));
+    let configuration = folder.join("configuration");
+    fs::create_dir_all(&configuration).expect("a directory");
+    for number in 0..FILES {
+        let port = 10_000 + number;
+        let text = format!(
+            "command = [\"node\", \"server.js\"]\ndirectory = \"/srv/app{number}\"\n\
+             listen = {{ http = \"127.0.0.1:{port}\", admin = \"unix:/run/app{number}/admin\" }}\n\
+             balance = \"even\"\nmax_workers = 16\nuser = \"app{number}\"\nsandbox = \"strict\"\n"
+        );
+        let path = configuration.join(format!("app{number}.toml"));
+        fs::write(path, text).expect("a configuration");
+    }
+    let mut times = Vec::new();
+    for number in 0..11 {
+        let began = Instant::now();
+        let (kept, made) = (folder.join("kept"), folder.join(number.to_string()));
+        app_cluster::units::generator::run(&configuration, &kept, &made);
+        times.push(began.elapsed());
+        let units = fs::read_dir(&made).map_or(0, |found| found.count());
+        assert_eq!(units, 3 * FILES + 2, "something is missing");
+    }
+    let _ = fs::remove_dir_all(&folder);
+    let value = format!("{:.0} ms", millis(&times));
+    let how = "median of 11, each with two listeners";
+    table.row("units of 500 apps generated", value, "-", how);
 }
 
 /// Lines of /proc/PID/status, as numbers.

@@ -15,4 +15,5 @@ pub mod engine;
 pub mod exec;
 pub mod frontend;
 pub mod hello;
+mod sys;
 pub mod units;

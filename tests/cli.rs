@@ -266,7 +266,10 @@ fn the_manual_has_every_verb_flag_and_signal() {
             section("SYNOPSIS").contains(&format!(".Cm {name}")),
             "{name}"
         );
-        for argument in verb.get_arguments().filter(|a| a.get_id() != "help") {
+        for argument in verb
+            .get_arguments()
+            .filter(|a| a.get_id() != "help" && !a.is_hide_set())
+        {
             let long = argument.get_long().map(|long| format!("-{long}"));
             let short = argument.get_short().map(|short| short.to_string());
             let flags = long
@@ -276,8 +279,10 @@ fn the_manual_has_every_verb_flag_and_signal() {
             missing.extend(flags.map(|flag| format!("{name} -{flag}")));
         }
     }
+    use nix::sys::signal::Signal;
     for signal in app_cluster::engine::SIGNALS {
-        let own = signal == nix::sys::signal::Signal::SIGCHLD;
+        // Those that the kernel sends us.
+        let own = [Signal::SIGCHLD, Signal::SIGIO].contains(&signal);
         if !own && !section("SIGNALS").contains(signal.as_str()) {
             missing.push(signal.to_string());
         }

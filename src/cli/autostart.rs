@@ -3,7 +3,7 @@
 
 use super::client::no_such_app;
 use super::settings::{self, DropIn};
-use super::systemd::Systemd;
+use super::systemd::{Systemd, is_down};
 use super::{DEFAULT_NAME, Fail, config_file, units};
 use crate::config::{Autostart, Config};
 
@@ -30,7 +30,7 @@ pub fn set(name: &str, enable: bool) -> Result<(), Fail> {
         let other = now.source.drop_in("autostart").unwrap_or("another file");
         eprintln!("{name} | note: {other} says otherwise, and it counts for more");
     }
-    tell(name, starts(&now));
+    tell(&systemd, name, starts(&now));
     Ok(())
 }
 
@@ -39,11 +39,19 @@ fn starts(config: &Config) -> bool {
     config.autostart != Some(Autostart::Never)
 }
 
-fn tell(name: &str, starts: bool) {
-    match starts {
-        true => println!("{name}: started at boot from now on (app-cluster start starts it now)"),
-        false => println!("{name}: not started at boot any more (app-cluster stop stops it now)"),
-    }
+fn tell(systemd: &Systemd, name: &str, starts: bool) {
+    let (service, socket) = units(name);
+    let mut all = [service, socket].into_iter();
+    let runs = all.any(|unit| systemd.state(&unit).is_ok_and(|state| !is_down(&state)));
+    println!(
+        "{name}: {}",
+        match (starts, runs) {
+            (true, true) => "started at boot from now on".to_owned(),
+            (true, false) => format!("started at boot from now on; now: app-cluster start {name}"),
+            (false, true) => format!("not started at boot any more; now: app-cluster stop {name}"),
+            (false, false) => "not started at boot any more".to_owned(),
+        }
+    );
 }
 
 /// A drop-in, if the configuration does not say the same without it.
@@ -81,6 +89,6 @@ fn set_links(name: &str, enable: bool) -> Result<(), Fail> {
         false => systemd.disable(&all)?,
     };
     systemd.reload()?;
-    tell(name, enable);
+    tell(&systemd, name, enable);
     Ok(())
 }

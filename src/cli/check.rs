@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster check FILE|NAME`.
 
-use super::{Fail, Status, checked, config_file};
-use crate::config::{Config, Diagnostic, check, inherited_environment};
+use super::{CONFIG_DIRECTORY, Fail, Status, checked, config_file, inside};
+use crate::config::{
+    Config, Diagnostic, Severity, Spread, check, inherited_environment, valid_name,
+};
+use nix::unistd::{Group, User, geteuid};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-pub fn main(what: &str, json: bool) -> Result<(), Fail> {
+pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
     let path = match what.contains('/') || what.ends_with(".toml") {
         true => PathBuf::from(what),
         false => config_file(&checked(what.to_owned())?),
     };
+    let mut notes = Vec::new();
     let found: Vec<Diagnostic> = match Config::load(&path) {
-        Ok(config) => check(&config, inherited_environment()),
+        Ok(config) if as_is => check(&config, inherited_environment()),
+        Ok(config) => all(&path, &config, &mut notes),
         Err(error) => error.diagnostics,
     };
     let errors = found.iter().filter(|d| d.is_error()).count();
@@ -20,11 +25,14 @@ pub fn main(what: &str, json: bool) -> Result<(), Fail> {
         let file = path.display().to_string();
         println!(
             "{}",
-            json!({ "file": file, "ok": errors == 0, "diagnostics": found })
+            json!({ "file": file, "ok": errors == 0, "diagnostics": found, "notes": notes })
         );
     } else {
         for diagnostic in &found {
             eprintln!("{diagnostic}\n");
+        }
+        for note in &notes {
+            eprintln!("note: {note}");
         }
     }
     if errors > 0 {
@@ -40,6 +48,103 @@ pub fn main(what: &str, json: bool) -> Result<(), Fail> {
         println!("{}: ok{told}", path.display());
     }
     Ok(())
+}
+
+/// What is wrong with the file, with its app and, where that can be found out, inside the unit.
+fn all(path: &Path, config: &Config, notes: &mut Vec<String>) -> Vec<Diagnostic> {
+    let mut found = accounts(config);
+    let unusable = !found.is_empty();
+    found.extend(doubts(path, config));
+    let units = path.parent() == Some(Path::new(CONFIG_DIRECTORY));
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let own_view = || check(config, inherited_environment());
+    match () {
+        () if !units => found.extend(own_view()),
+        () if valid_name(&name).is_err() => {
+            let why = valid_name(&name).err().unwrap_or_default();
+            let hint = Some("nothing reads a file of that name".to_owned());
+            let error = Severity::Error;
+            found.push(config.source.diagnostic(error, "", why, hint));
+            found.extend(own_view());
+        }
+        // Without its user there is no unit to look from.
+        () if unusable => {}
+        () if !geteuid().is_root() || !sd_notify::booted().unwrap_or(false) => {
+            found.extend(own_view());
+            notes.push(
+                "looked at as you, not as the unit's user in its sandbox: that takes root and systemd"
+                    .to_owned(),
+            );
+        }
+        () => match inside::look(&name, path, config) {
+            Ok(inside) => found.extend(inside),
+            Err(why) => {
+                found.extend(own_view());
+                notes.push(format!("the unit's view could not be looked at: {why}"));
+            }
+        },
+    }
+    found
+}
+
+/// Users and groups that are not there.
+fn accounts(config: &Config) -> Vec<Diagnostic> {
+    let user = |name: &str| match name.parse::<u32>() {
+        Ok(_) => true,
+        Err(_) => matches!(User::from_name(name), Ok(Some(_))),
+    };
+    let group = |name: &str| match name.parse::<u32>() {
+        Ok(_) => true,
+        Err(_) => matches!(Group::from_name(name), Ok(Some(_))),
+    };
+    type Known<'a> = &'a dyn Fn(&str) -> bool;
+    let all: [(&str, &Option<String>, &str, Known<'_>); 4] = [
+        ("user", &config.user, "user", &user),
+        ("group", &config.group, "group", &group),
+        ("socket_user", &config.socket_user, "user", &user),
+        ("socket_group", &config.socket_group, "group", &group),
+    ];
+    let missing = all.into_iter().filter_map(|(key, value, what, is_known)| {
+        let name = value.as_deref().filter(|name| !is_known(name))?;
+        let text = format!("there is no {what} `{name}`");
+        let hint = Some(format!("make it: sudo {what}add --system {name}"));
+        Some(config.source.diagnostic(Severity::Error, key, text, hint))
+    });
+    missing.collect()
+}
+
+/// What can be used, but perhaps is not meant.
+fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut warn = |key: &str, text: String, hint: String| {
+        let warning = Severity::Warning;
+        found.push(config.source.diagnostic(warning, key, text, Some(hint)));
+    };
+    let workers = config.policy(&crate::config::Cpus::detect()).workers;
+    let lines = config.slots_with_address();
+    if config.spread() != Spread::Shared && workers > lines {
+        warn(
+            "max_workers",
+            format!("{workers} workers have {lines} sockets: some share one, and are given less"),
+            format!("max_workers = {workers}, and restart service and socket"),
+        );
+    }
+    let file = std::fs::read_to_string(path).unwrap_or_default();
+    let main = Config::parse(&file, &path.display().to_string());
+    if let (Some(drop_in), Ok(main)) = (config.source.drop_in("workers"), main)
+        && main.source.gives("workers")
+        && main.workers != config.workers
+    {
+        warn(
+            "workers",
+            format!(
+                "{drop_in} says this over the file's workers = {}",
+                main.workers
+            ),
+            "app-cluster scale NAME --reset removes what `scale` has written".to_owned(),
+        );
+    }
+    found
 }
 
 fn counted(count: usize, what: &str) -> String {

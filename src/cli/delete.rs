@@ -4,6 +4,7 @@
 use super::client::no_such_app;
 use super::systemd::{Systemd, Verb, is_down};
 use super::{CONFIG_DIRECTORY, Fail, Status, config_file, settings, units};
+use crate::units::kept;
 use std::fs;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -49,6 +50,8 @@ pub fn delete(name: &str, yes: bool) -> Result<(), Fail> {
             for socket in sockets {
                 remove_socket(&socket);
             }
+            // Of the last app that had any; as it stopped, its own were removed.
+            let _ = fs::remove_dir(kept::DIRECTORY);
         }
         None => remove_files(name)?,
     }

@@ -64,7 +64,7 @@ fn load(options: &Options, hello: &[String]) -> Result<Config, ConfigError> {
         }
     }
     if let Some(workers) = options.workers {
-        config.workers = workers;
+        (config.workers, config.main_workers) = (workers, workers);
     }
     if !options.listen.is_empty() {
         config.listen.clone_from(&options.listen);

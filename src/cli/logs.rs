@@ -185,18 +185,28 @@ fn show(app: &str, options: &Options, workers: &Workers, entry: &Value) -> std::
     }
 }
 
-/// The last lines of one worker, written at or after `since`: process ids and cgroups are
-/// used again. None when there is no journal, or it may not be read.
-pub fn last_lines(pid: i32, cgroup: Option<&str>, count: u32, since: SystemTime) -> Vec<String> {
+/// The last lines of one worker, written at or after `since` and, where it is known, in
+/// this `run` of the unit: process ids and cgroups are used again. None when there is no
+/// journal, or it may not be read.
+pub fn last_lines(
+    pid: i32,
+    cgroup: Option<&str>,
+    run: Option<&str>,
+    count: u32,
+    since: SystemTime,
+) -> Vec<String> {
     sync();
     let count = count.to_string();
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = format!("--since=@{}", since.as_secs());
     let pid = format!("_PID={pid}");
     let mut matches = vec!["-b", "-o", "json", "-n", &count, &since, &pid];
+    let run = run.map(|r| format!("_SYSTEMD_INVOCATION_ID={r}"));
+    matches.extend(run.as_deref());
     let cgroup = cgroup.map(|c| format!("_SYSTEMD_CGROUP={c}"));
     if let Some(cgroup) = &cgroup {
         matches.extend(["+", cgroup]);
+        matches.extend(run.as_deref());
     }
     let mut lines = Vec::new();
     let read = each(&journalctl(&matches), |entry| {

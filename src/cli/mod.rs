@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod delete;
 mod dev;
+mod inside;
 mod logs;
 mod manage;
 mod port;
@@ -220,6 +221,9 @@ enum Verb {
         /// As one JSON object
         #[arg(long)]
         json: bool,
+        /// From where this process stands only: what the check inside the unit runs
+        #[arg(long, hide = true)]
+        as_is: bool,
     },
 }
 
@@ -261,7 +265,7 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
             scale::main(&options)
         }
         Verb::Logs(options) => logs::main(&options),
-        Verb::Check { what, json } => check::main(&what, json),
+        Verb::Check { what, json, as_is } => check::main(&what, json, as_is),
     }
 }
 

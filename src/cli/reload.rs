@@ -82,7 +82,7 @@ fn show_last_lines(error: &api::Error, since: SystemTime) {
     };
     let lines = match known.is_empty() {
         false => known.iter().map(|line| logs::harmless(line)).collect(),
-        true => logs::last_lines(pid, cgroup.as_deref(), LAST_LINES, since),
+        true => logs::last_lines(pid, cgroup.as_deref(), None, LAST_LINES, since),
     };
     if lines.is_empty() {
         return;

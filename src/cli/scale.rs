@@ -243,7 +243,7 @@ fn tell(name: &str, drop_in: DropIn, workers: u32) {
     if config.spread() != Spread::Shared && workers > lines {
         eprintln!(
             "{name} | note: there are {lines} sockets, so some workers share one; \
-             max_workers = {workers} in {} and a restart give each its own",
+             `max_workers = {workers}` in {} and a restart of service and socket give each its own",
             config_file(name).display()
         );
     }

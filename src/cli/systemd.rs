@@ -173,6 +173,12 @@ impl Systemd {
         self.property(unit, UNIT, "ActiveState")
     }
 
+    /// The file of a unit and its drop-ins, as systemd has read them.
+    pub fn files(&self, unit: &str) -> Result<(String, Vec<String>), Fail> {
+        let fragment = self.property(unit, UNIT, "FragmentPath")?;
+        Ok((fragment, self.property(unit, UNIT, "DropInPaths")?))
+    }
+
     /// What a service says of itself (`STATUS=` of sd_notify(3)); empty if nothing.
     pub fn status_text(&self, service: &str) -> Result<String, Fail> {
         let interface = "org.freedesktop.systemd1.Service";

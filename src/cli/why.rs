@@ -18,30 +18,38 @@ const WARNING: u8 = 4;
 pub struct FailedWorker {
     pub pid: i32,
     pub cgroup: Option<String>,
+    /// The invocation of the unit that it belonged to.
+    pub run: Option<String>,
 }
 
-/// The errors that the supervisor of `app` reported in its first run since `since`, and the
-/// last worker that failed in it. Nothing where the journal may not be read.
+/// The errors that the supervisor of `app` reported in the last run since `since` that has
+/// any, and the last worker that failed in it. Nothing where the journal may not be read.
 pub fn failure(app: &str, service: &str, since: SystemTime) -> (Vec<String>, Option<FailedWorker>) {
     let unit = format!("_SYSTEMD_UNIT={service}");
     let app = format!("APPC_APP={app}");
     let entries = read(&["-o", "json", &from(since), &unit, &app]);
-    let run = |entry: &Value| text(entry, "_SYSTEMD_INVOCATION_ID");
-    let first = entries.first().and_then(run);
-    let of_first = entries.iter().filter(|entry| run(entry) == first);
-    judge(of_first)
+    judge(&entries)
 }
 
-fn judge<'a>(entries: impl Iterator<Item = &'a Value>) -> (Vec<String>, Option<FailedWorker>) {
+fn judge(entries: &[Value]) -> (Vec<String>, Option<FailedWorker>) {
+    let run = |entry: &Value| text(entry, "_SYSTEMD_INVOCATION_ID");
+    let bad = |entry: &&Value| is_as_bad_as(entry, ERROR);
+    // systemd tries again and again meanwhile.
+    let last = entries.iter().rev().find(bad).and_then(run);
     let mut said = Vec::new();
     let mut worker = None;
-    for entry in entries.filter(|entry| is_as_bad_as(entry, ERROR)) {
+    for entry in entries
+        .iter()
+        .filter(bad)
+        .filter(|entry| run(entry) == last)
+    {
         if text(entry, "MESSAGE_ID").as_deref() == Some(WORKER_FAILED) {
             worker = text(entry, "OBJECT_PID")
                 .and_then(|pid| pid.parse().ok())
                 .map(|pid| FailedWorker {
                     pid,
                     cgroup: text(entry, "APPC_CGROUP"),
+                    run: run(entry),
                 });
         }
         let message = text(entry, "MESSAGE").unwrap_or_default();
@@ -106,22 +114,26 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_last_worker_that_failed_and_all_errors() {
-        let failed = |pid: &str, text: &str| {
+    fn the_last_worker_that_failed_and_all_errors_of_its_run() {
+        let failed = |run: &str, pid: &str, text: &str| {
             json!({
                 "PRIORITY": "3", "MESSAGE_ID": WORKER_FAILED, "OBJECT_PID": pid,
-                "APPC_CGROUP": "/x/w1", "MESSAGE": text,
+                "APPC_CGROUP": "/x/w1", "MESSAGE": text, "_SYSTEMD_INVOCATION_ID": run,
             })
         };
         let entries = [
-            json!({ "PRIORITY": "6", "MESSAGE": "fine" }),
-            failed("7", "slot 0 failed"),
-            failed("8", "slot 1 failed\n  and how"),
-            json!({ "PRIORITY": "4", "MESSAGE": "a warning" }),
+            failed("a", "5", "slot 0 failed"),
+            failed("b", "7", "slot 0 failed"),
+            failed("b", "8", "slot 1 failed\n  and how"),
+            json!({ "PRIORITY": "6", "MESSAGE": "trying again", "_SYSTEMD_INVOCATION_ID": "c" }),
         ];
-        let (said, worker) = judge(entries.iter());
+        let (said, worker) = judge(&entries);
         assert_eq!(said, ["slot 0 failed", "slot 1 failed", "  and how"]);
-        let cgroup = Some("/x/w1".to_owned());
-        assert_eq!(worker, Some(FailedWorker { pid: 8, cgroup }));
+        let expected = FailedWorker {
+            pid: 8,
+            cgroup: Some("/x/w1".to_owned()),
+            run: Some("b".to_owned()),
+        };
+        assert_eq!(worker, Some(expected));
     }
 }

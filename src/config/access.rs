@@ -28,7 +28,9 @@ pub(super) fn denied(path: &Path, purpose: &str) -> (String, Option<String>) {
     let hint = match owner {
         Ok(owner) if !owner.is_root() => {
             let owner = name(owner);
-            format!("run the app as its owner (systemctl edit, [Service] User={owner}), or {open}")
+            format!(
+                "run the app as its owner (user = \"{owner}\", systemctl daemon-reload), or {open}"
+            )
         }
         _ => open,
     };

@@ -85,6 +85,8 @@ mod tests {
             (config.workers, config.batch),
             (super::super::Workers::Count(7), 3)
         );
+        // As many sockets as without it.
+        assert_eq!(config.main_workers, super::super::Workers::Count(2));
         assert_eq!(config.environment["A"], "1");
         assert_eq!(config.environment["B"], "2");
         let b = drop_in.join("20-b.toml").display().to_string();

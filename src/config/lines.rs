@@ -30,8 +30,8 @@ impl Config {
     }
 
     /// How many sockets a listener on `address` has: one for each slot that the app may have
-    /// without two slots sharing one. By default twice the CPUs that are online, or `workers`
-    /// if that is a larger number, at most 64.
+    /// without two slots sharing one. By default twice the CPUs that are online, or the
+    /// main file's `workers` if that is a larger number, at most 64.
     pub fn lines(&self, address: &ListenAddress) -> u32 {
         match address {
             // No SO_REUSEPORT for these (EOPNOTSUPP).
@@ -44,7 +44,7 @@ impl Config {
     /// How many slots have an address of their own in `slot_listen`; see [`Config::lines`].
     pub fn slots_with_address(&self) -> u32 {
         let usual = || {
-            let workers = match self.workers {
+            let workers = match self.main_workers {
                 Workers::Count(count) => count,
                 Workers::Max | Workers::MaxMinusOne => 1,
             };

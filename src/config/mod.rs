@@ -19,6 +19,7 @@ mod lines;
 mod listen;
 mod read;
 mod slot_listen;
+mod together;
 mod toml_reader;
 mod units;
 mod values;
@@ -176,6 +177,9 @@ pub struct Config {
     pub slot_listen: Option<SlotListen>,
     /// See [`Workers`]. Default `max`.
     pub workers: Workers,
+    /// What the main file alone says of them: how many sockets there are by default follows
+    /// this, so that `scale`, which writes a drop-in, changes none.
+    pub main_workers: Workers,
     /// See [`Protocol`]. Default `auto`.
     pub protocol: Protocol,
     /// How many sockets a listener has, 1 to [`MAX_LINES`], see [`Config::lines`].
@@ -246,6 +250,7 @@ impl Config {
             listen: Vec::new(),
             slot_listen: None,
             workers: Workers::Max,
+            main_workers: Workers::Max,
             protocol: Protocol::Auto,
             max_workers: None,
             balance: Balance::Auto,

@@ -4,11 +4,11 @@
 use super::diagnostic::{ConfigError, Source};
 use super::keys::{self, Status};
 use super::toml_reader::{Findings, Problem, Read, Reader, Value, all};
-use super::values::{boolean, choice, duration, expected, integer, list, string};
+use super::values::{account, boolean, choice, duration, expected, integer, list, mode, string};
 use super::words::toml_string;
 use super::{
-    Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol,
-    SLOT_LISTENER, Sandbox, Workers, envfile, launch, units, words,
+    Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
+    Workers, envfile, launch, together, units, words,
 };
 use crate::core::{OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
@@ -30,7 +30,7 @@ pub(super) fn config(fragments: &[(String, String)]) -> Result<Config, ConfigErr
         reload(file, config);
         others(file);
     };
-    read(fragments, all, together)
+    read(fragments, all, together::all)
 }
 
 /// The same, but only of the keys that units are made from; whatever the others say, and
@@ -48,7 +48,7 @@ pub(super) fn for_units(fragments: &[(String, String)]) -> Result<Config, Config
         sockets(file, config);
         unit(file, config);
     };
-    read(fragments, some, slot_addresses)
+    read(fragments, some, together::slot_addresses)
 }
 
 fn read(
@@ -61,7 +61,7 @@ fn read(
     let main = fragments.first().map(|(_, origin)| origin.clone());
     findings.source.origin = main.unwrap_or_default();
     let mut whole = true;
-    for (text, origin) in fragments {
+    for (n, (text, origin)) in fragments.iter().enumerate() {
         // Some editors begin a file with a byte order mark, which would shift the columns.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut file = match Reader::new(text, origin, &mut findings) {
@@ -73,6 +73,9 @@ fn read(
             }
         };
         take(&mut file, &mut config);
+        if n == 0 {
+            config.main_workers = config.workers;
+        }
     }
     if whole {
         together(&mut findings, &config);
@@ -208,96 +211,6 @@ fn others(file: &mut Reader<'_>) {
             format!("unknown key `{}`", shown.escape_debug()),
             Some(hint),
         );
-    }
-}
-
-/// What is wrong only between keys.
-fn together(found: &mut Findings, config: &Config) {
-    if !found.source.gives("command") {
-        found.error_at(
-            "command",
-            "`command` is missing".into(),
-            Some("add what to run, such as command = [\"node\", \"server.js\"]".into()),
-        );
-    }
-    if config.backoff_min > config.backoff_max {
-        let (min, max) = (
-            units::show(config.backoff_min),
-            units::show(config.backoff_max),
-        );
-        let given = found.source.gives("backoff_min");
-        found.error_at(
-            if given { "backoff_min" } else { "backoff_max" },
-            format!("`backoff_min` ({min}) is longer than `backoff_max` ({max})"),
-            Some("the delay between crashes grows from backoff_min to backoff_max".into()),
-        );
-    }
-    if let Ready::Delay(delay) = config.ready
-        && delay > config.start_timeout
-    {
-        let (delay, limit) = (units::show(delay), units::show(config.start_timeout));
-        found.error_at(
-            "ready",
-            format!(
-                "no worker would ever be ready: after {delay} `start_timeout` ({limit}) is over"
-            ),
-            Some("make `start_timeout` longer than the delay".into()),
-        );
-    }
-    slot_addresses(found, config);
-}
-
-/// That each slot gets an address of its own, which is no other listener's.
-fn slot_addresses(found: &mut Findings, config: &Config) {
-    let Some(template) = &config.slot_listen else {
-        return;
-    };
-    let slots = config.slots_with_address();
-    if let Err(why) = template.fits(slots) {
-        let hint = format!("`max_workers` ({slots}) says how many slots get an address");
-        found.error_at("slot_listen", why, Some(hint));
-        return;
-    }
-    let same = |listen: &&Listen| (0..slots).any(|n| template.address(n) == listen.address);
-    if let Some(listen) = config.listen.iter().find(same) {
-        let why = format!(
-            "`listen` has {}, which is the address of a slot",
-            listen.address
-        );
-        found.error_at("slot_listen", why, None);
-    }
-    if config
-        .listen
-        .iter()
-        .any(|listen| listen.name == SLOT_LISTENER)
-    {
-        let why = format!("no listener can be called \"{SLOT_LISTENER}\" beside `slot_listen`");
-        found.error_at("listen", why, None);
-    }
-}
-
-/// A user or a group, by name or number.
-fn account(value: &Value<'_>) -> Read<Option<String>> {
-    let text = match value.get_ref() {
-        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
-        _ => string(value, "a name, such as \"www-data\"")?,
-    };
-    units::valid_account(text).map_err(|why| Problem::at(value, why))?;
-    Ok(Some(text.to_owned()))
-}
-
-/// Permissions of a socket file.
-fn mode(value: &Value<'_>) -> Read<Option<u32>> {
-    let (text, radix) = match value.get_ref() {
-        DeValue::Integer(number) => (number.as_str(), number.radix()),
-        _ => (string(value, "permissions, such as \"0660\"")?, 8),
-    };
-    let read = (radix == 8)
-        .then(|| u32::from_str_radix(text, 8).ok())
-        .flatten();
-    match read.filter(|mode| *mode <= 0o777) {
-        Some(mode) => Ok(Some(mode)),
-        None => Err(Problem::at(value, "expected permissions in octal, such as \"0660\"").into()),
     }
 }
 

@@ -93,3 +93,28 @@ pub(super) fn duration(value: &Value<'_>) -> Read<Duration> {
     };
     units::duration(text).map_err(|why| Problem::at(value, why).into())
 }
+
+/// A user or a group, by name or number.
+pub(super) fn account(value: &Value<'_>) -> Read<Option<String>> {
+    let text = match value.get_ref() {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        _ => string(value, "a name, such as \"www-data\"")?,
+    };
+    units::valid_account(text).map_err(|why| Problem::at(value, why))?;
+    Ok(Some(text.to_owned()))
+}
+
+/// Permissions of a socket file.
+pub(super) fn mode(value: &Value<'_>) -> Read<Option<u32>> {
+    let (text, radix) = match value.get_ref() {
+        DeValue::Integer(number) => (number.as_str(), number.radix()),
+        _ => (string(value, "permissions, such as \"0660\"")?, 8),
+    };
+    let read = (radix == 8)
+        .then(|| u32::from_str_radix(text, 8).ok())
+        .flatten();
+    match read.filter(|mode| *mode <= 0o777) {
+        Some(mode) => Ok(Some(mode)),
+        None => Err(Problem::at(value, "expected permissions in octal, such as \"0660\"").into()),
+    }
+}

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 };
 use nix::{getsockopt_impl, sockopt_impl};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 /// Where our own long-lived descriptors begin: a worker's own start at 3, and
@@ -159,6 +159,10 @@ pub fn group(passed: Vec<Passed>, config: &Config) -> Result<Vec<Listener>> {
             None => all.push(Listener::new(&name, vec![line])?),
         }
     }
+    // systemd passes the sockets of several units in no order; a program that takes
+    // descriptor 3 means the first listener.
+    let place = |l: &Listener| config.listen.iter().position(|c| c.name == l.name);
+    all.sort_by_key(|l| place(l).unwrap_or(usize::MAX));
     if !slots.is_empty() {
         all.push(Listener::per_slot(slots)?);
     }
@@ -204,6 +208,15 @@ impl Line {
     /// listen(2) may have set.
     pub fn listen_again(&self) -> nix::Result<()> {
         listen_on(&self.fd)
+    }
+
+    /// Whether each connection that comes is to be announced to us by SIGIO. Unlike what
+    /// epoll(7) says, that is seen also if a worker was quicker to accept it.
+    pub fn announce(&self, connections: bool) -> nix::Result<()> {
+        let mut flags = OFlag::from_bits_retain(fcntl(&self.fd, FcntlArg::F_GETFL)?);
+        flags.set(OFlag::O_ASYNC, connections);
+        fcntl(&self.fd, FcntlArg::F_SETFL(flags))?;
+        Ok(())
     }
 
     /// Stops listening, for every holder. What is queued goes to another line of the
@@ -269,10 +282,11 @@ impl Listener {
 
     /// Lets lines that stop listening begin again while connections that they had accepted
     /// live: without SO_REUSEADDR listen(2) would fail with EADDRINUSE (verified on Linux 6.1
-    /// to 6.18). systemd sets it too.
+    /// to 6.18). systemd sets it too. And we get their signals.
     pub fn prepare_for_steering(&self) -> Result<()> {
         for line in self.lines.iter().filter(|_| self.is_steered()) {
             setsockopt(&line.fd, sockopt::ReuseAddr, &true)?;
+            crate::sys::own_signals_of(line.fd.as_fd())?;
         }
         Ok(())
     }

@@ -69,7 +69,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Signals that are events; to be blocked before any thread is started.
-pub const SIGNALS: [Signal; 9] = [
+pub const SIGNALS: [Signal; 10] = [
     Signal::SIGTERM,
     Signal::SIGQUIT,
     Signal::SIGINT,
@@ -79,6 +79,7 @@ pub const SIGNALS: [Signal; 9] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGCHLD,
+    Signal::SIGIO,
 ];
 
 /// Blocks the signals that the engine reads from its signalfd. First thing in `main`.
@@ -269,13 +270,7 @@ impl Engine {
         self.next_ping = self.watchdog.map(|_| now());
         // Ahead of the first worker: nobody accepts yet from what is put in order.
         self.steer();
-        let first = self.releases.get(&GenerationId(1));
-        if let Some(Err(changes)) = first.map(|r| self.units_fit(&r.config)) {
-            // No reason to serve nobody: perhaps we are back after a crash.
-            self.warn(format!(
-                "the units are not as the configuration says:\n{changes}"
-            ));
-        }
+        self.warn_of_other_units();
         self.feed(Event::Begin);
         self.end_turn();
         while self.outcome.is_none() {

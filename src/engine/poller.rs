@@ -70,8 +70,6 @@ impl Token {
 pub enum Interest {
     /// Nothing else.
     Hangup,
-    /// That connections come: reported now and then, for as long as they do.
-    Traffic,
     /// That a connection waits.
     Connection,
 }
@@ -80,7 +78,6 @@ impl Interest {
     fn flags(self) -> EpollFlags {
         match self {
             Interest::Hangup => EpollFlags::empty(),
-            Interest::Traffic => EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
             Interest::Connection => EpollFlags::EPOLLIN,
         }
     }

@@ -181,6 +181,17 @@ impl Engine {
         running.fits(config, &sockets)
     }
 
+    /// Says if the first configuration asks for other units. No reason to serve nobody:
+    /// perhaps we are back after a crash.
+    pub(super) fn warn_of_other_units(&mut self) {
+        let first = self.releases.values().next();
+        if let Some(Err(changes)) = first.map(|release| self.units_fit(&release.config)) {
+            self.warn(format!(
+                "the units are not as the configuration says:\n{changes}"
+            ));
+        }
+    }
+
     fn listener_status(&self) -> Vec<ListenerStatus> {
         let spread = self.spread();
         let status = |listener: &Listener| {

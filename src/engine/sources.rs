@@ -163,6 +163,7 @@ impl Engine {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {
                 libc::SIGCHLD => self.reap_orphans(),
+                libc::SIGIO => self.see_traffic(),
                 libc::SIGHUP if info.ssi_code == SI_KERNEL => {
                     self.stop("the terminal is gone: stopping");
                 }

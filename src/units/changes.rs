@@ -213,21 +213,8 @@ fn listeners(
             *lines.entry(canonical(address)).or_default() += 1;
         }
     }
-    // Without `listen` the first socket unit says where, and under which name; only what
-    // the configuration gave before counts.
     let main = socket(name);
-    let free = !wanted.sockets.contains_key(&main) && !present.view.sockets.contains_key(&main);
-    let mut is: BTreeMap<&str, Lines> = BTreeMap::new();
-    for (listener, address, count) in sockets {
-        let further = |view: &View| {
-            let mut units = view.sockets.iter().filter(|(unit, _)| **unit != main);
-            units.any(|(_, (known, _))| known == listener)
-        };
-        if !free || further(wanted) || further(&present.view) {
-            let lines = is.entry(listener).or_default();
-            *lines.entry(canonical(address)).or_default() += count;
-        }
-    }
+    let is = compared(&main, wanted, sockets, &present.view);
     let names: BTreeSet<&str> = is.keys().chain(shall.keys()).copied().collect();
     let none = Lines::new();
     let (mut gone, mut new) = (Vec::new(), Vec::new());
@@ -267,6 +254,30 @@ fn listeners(
             sockets: true,
         });
     }
+}
+
+/// The sockets that the configuration has to do with, by listener. Without `listen` the
+/// first socket unit (`main`) says where, and under which name; only what the configuration
+/// gave before counts.
+fn compared<'s>(
+    main: &str,
+    wanted: &View,
+    sockets: &'s [Real],
+    present: &View,
+) -> BTreeMap<&'s str, Lines> {
+    let free = !wanted.sockets.contains_key(main) && !present.sockets.contains_key(main);
+    let mut is: BTreeMap<&str, Lines> = BTreeMap::new();
+    for (listener, address, count) in sockets {
+        let further = |view: &View| {
+            let mut units = view.sockets.iter().filter(|(unit, _)| *unit != main);
+            units.any(|(_, (known, _))| known == listener)
+        };
+        if !free || further(wanted) || further(present) {
+            let lines = is.entry(listener).or_default();
+            *lines.entry(canonical(address)).or_default() += count;
+        }
+    }
+    is
 }
 
 /// Whether `is` sockets do where `shall` are wanted. The wish depends on the number of

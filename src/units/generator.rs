@@ -47,20 +47,25 @@ pub fn main(arguments: &[String]) -> ExitCode {
             ExitCode::SUCCESS
         }
         [normal] | [normal, _, _] if normal.starts_with('/') => {
-            let all = generate(Path::new(CONFIGURATION), Path::new(kept::DIRECTORY));
-            for (name, found) in &all {
-                for text in &found.wrong {
-                    log::error(name, text);
-                }
-                if let Err(error) = write(&found.units, Path::new(normal)) {
-                    log::error(name, &format!("its units cannot be written: {error}"));
-                }
-            }
+            let kept = Path::new(kept::DIRECTORY);
+            run(Path::new(CONFIGURATION), kept, Path::new(normal));
             ExitCode::SUCCESS
         }
         _ => {
             eprintln!("usage: {NAME} NORMAL-DIR EARLY-DIR LATE-DIR (systemd.generator(7))");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes what [`generate`] gives below `normal`, and logs what is wrong.
+pub fn run(configuration: &Path, kept: &Path, normal: &Path) {
+    for (name, found) in generate(configuration, kept) {
+        for text in &found.wrong {
+            log::error(&name, text);
+        }
+        if let Err(error) = write(&found.units, normal) {
+            log::error(&name, &format!("its units cannot be written: {error}"));
         }
     }
 }

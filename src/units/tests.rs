@@ -98,117 +98,85 @@ fn between(before: &str, sockets: &[(&str, &str, u32)], after: &str) -> Vec<Stri
     found.into_iter().map(|change| change.text).collect()
 }
 
+#[track_caller]
+fn differ(before: &str, sockets: &[(&str, &str, u32)], after: &str, expected: &[&str]) {
+    let found = between(before, sockets, after);
+    assert_eq!(found, expected, "{before} -> {after}");
+}
+
+const TCP: &str = "listen = [\"127.0.0.1:3000\"]";
+const AT: [(&str, &str, u32); 1] = [("3000", "127.0.0.1:3000", 1)];
+
 #[test]
-fn changes_that_need_new_units() {
-    let tcp = "listen = [\"127.0.0.1:3000\"]";
-    let at = [("3000", "127.0.0.1:3000", 1)];
-    let even = format!("{tcp}\nbalance = \"even\"\nmax_workers = 4");
-    for (before, sockets, after, expected) in [
-        (
-            tcp,
-            &at[..],
-            format!("{tcp}\nbatch = 2\nworkers = 9\ndrain_timeout = \"1h\""),
-            &[][..],
-        ),
-        (
-            tcp,
-            &at,
-            tcp.replace("3000", "4000"),
-            &["listen: 127.0.0.1:3000 -> 127.0.0.1:4000"],
-        ),
-        (
-            tcp,
-            &at,
-            "listen = { \"3000\" = \"127.0.0.1:3000\", admin = \"unix:/run/a\" }".into(),
-            &["listen: nothing -> unix:/run/a (admin)"],
-        ),
-        (
-            tcp,
-            &at,
-            String::new(),
-            &["listen: 127.0.0.1:3000 -> the socket unit's"],
-        ),
-        ("", &at, String::new(), &[]),
-        (
-            "",
-            &at,
-            tcp.replace("3000", "1"),
-            &["listen: 127.0.0.1:3000 -> 127.0.0.1:1"],
-        ),
-        (
-            "listen = \"3000\"",
-            &[("3000", "[::]:3000", 1)],
-            "listen = [\"3000\"]".into(),
-            &[],
-        ),
-        (
-            tcp,
-            &at,
-            even.clone(),
-            &["balance: 1 -> 4 sockets at 127.0.0.1:3000"],
-        ),
-        (
-            &even,
-            &[("3000", "127.0.0.1:3000", 4)],
-            even.replace('4', "8"),
-            &["max_workers: 4 -> 8 sockets at 127.0.0.1:3000"],
-        ),
-        // The number of processors is no reason.
-        (
-            &even,
-            &[("3000", "127.0.0.1:3000", 999)],
-            even.replace("\nmax_workers = 4", ""),
-            &[],
-        ),
-        (
-            tcp,
-            &at,
-            format!("{tcp}\nuser = \"daemon\""),
-            &["user: root -> daemon"],
-        ),
-        (tcp, &at, format!("{tcp}\nuser = \"root\"\ngroup = 0"), &[]),
-        (
-            tcp,
-            &at,
-            format!("{tcp}\nuser = \"root\"\ngroup = \"daemon\""),
-            &["group: root -> daemon"],
-        ),
-        (
-            &format!("{tcp}\nuser = \"root\""),
-            &at,
-            tcp.into(),
-            &["user: root -> the unit's"],
-        ),
-        (
-            tcp,
-            &at,
-            format!("{tcp}\nsandbox = \"strict\""),
-            &["sandbox: default -> strict"],
-        ),
-        (
-            "listen = [\"unix:/run/a\"]",
-            &[("a", "unix:/run/a", 1)],
-            "listen = [\"unix:/run/a\"]\nsocket_mode = \"0666\"".into(),
-            &["socket_mode: the unit's -> 0666"],
-        ),
-        (
-            "slot_listen = \"127.0.0.1:31{slot:02}\"\nmax_workers = 2",
-            &[
-                ("http", "[::]:80", 1),
-                ("slot", "127.0.0.1:3100", 1),
-                ("slot", "127.0.0.1:3101", 1),
-            ],
-            "slot_listen = \"127.0.0.1:31{slot:02}\"\nmax_workers = 3".into(),
-            &["listen: 127.0.0.1:3100 and 1 more (slots) -> 127.0.0.1:3100 and 2 more (slots)"],
-        ),
-    ] {
-        let before = before.replace("listen = \"3000\"", "listen = [\"3000\"]");
-        assert_eq!(
-            between(&before, sockets, &after),
-            expected,
-            "{before} -> {after}"
-        );
-    }
+fn changes_of_sockets() {
+    let to = |address: &str| format!("listen = [{address:?}]");
+    let moved = "listen: 127.0.0.1:3000 -> 127.0.0.1:4000";
+    differ(TCP, &AT, &to("127.0.0.1:4000"), &[moved]);
+    let two = "listen = { \"3000\" = \"127.0.0.1:3000\", admin = \"unix:/run/a\" }";
+    differ(TCP, &AT, two, &["listen: nothing -> unix:/run/a (admin)"]);
+    let given_up = "listen: 127.0.0.1:3000 -> the socket unit's";
+    differ(TCP, &AT, "", &[given_up]);
+    // Where the unit says where, it is not the configuration's business.
+    differ("", &AT, "", &[]);
+    differ("", &AT, &to("127.0.0.1:4000"), &[moved]);
+    differ(&to("3000"), &[("3000", "[::]:3000", 1)], &to("3000"), &[]);
+    differ(
+        &to("3000"),
+        &[("3000", "[::]:3000", 1)],
+        &to("[::]:3000"),
+        &[],
+    );
+
+    let even = format!("{TCP}\nbalance = \"even\"\nmax_workers = 4");
+    let lines = "balance: 1 -> 4 sockets at 127.0.0.1:3000";
+    differ(TCP, &AT, &even, &[lines]);
+    let four = [("3000", "127.0.0.1:3000", 4)];
+    let lines = "max_workers: 4 -> 8 sockets at 127.0.0.1:3000";
+    differ(&even, &four, &even.replace('4', "8"), &[lines]);
+    // The number of processors is no reason.
+    let many = [("3000", "127.0.0.1:3000", 999)];
+    differ(&even, &many, &even.replace("\nmax_workers = 4", ""), &[]);
+
+    let slots = "slot_listen = \"127.0.0.1:31{slot:02}\"\nmax_workers = 2";
+    let (unit, zero, one) = (
+        ("http", "[::]:80", 1),
+        ("slot", "127.0.0.1:3100", 1),
+        ("slot", "127.0.0.1:3101", 1),
+    );
+    differ(slots, &[unit, zero, one], slots, &[]);
+    let more = "listen: 127.0.0.1:3100 and 1 more (slots) -> 127.0.0.1:3100 and 2 more (slots)";
+    differ(
+        slots,
+        &[unit, zero, one],
+        &slots.replace("= 2", "= 3"),
+        &[more],
+    );
+}
+
+#[test]
+fn changes_of_settings() {
+    let with = |more: &str| format!("{TCP}\n{more}");
+    let mere = "batch = 2\nworkers = 9\ndrain_timeout = \"1h\"\nautostart = \"never\"";
+    differ(TCP, &AT, &with(mere), &[]);
+    differ(
+        TCP,
+        &AT,
+        &with("user = \"daemon\""),
+        &["user: root -> daemon"],
+    );
+    differ(TCP, &AT, &with("user = \"root\"\ngroup = 0"), &[]);
+    let group = "user = \"root\"\ngroup = \"daemon\"";
+    differ(TCP, &AT, &with(group), &["group: root -> daemon"]);
+    let gone = "user: root -> the unit's";
+    differ(&with("user = \"root\""), &AT, TCP, &[gone]);
+    let strict = "sandbox: default -> strict";
+    differ(TCP, &AT, &with("sandbox = \"strict\""), &[strict]);
+    let file = "listen = [\"unix:/run/a\"]";
+    let mode = format!("{file}\nsocket_mode = \"0666\"");
+    let is = [("a", "unix:/run/a", 1)];
+    differ(file, &is, &mode, &["socket_mode: the unit's -> 0666"]);
+    // Of no file at all.
+    differ(TCP, &AT, &with("socket_mode = \"0666\""), &[]);
 }
 
 #[test]

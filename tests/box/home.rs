@@ -50,13 +50,6 @@ fn block(language: &str, word: &str) -> String {
     found.expect("the block").to_owned()
 }
 
-/// What `systemctl edit` does with `text`.
-fn edit(b: &TestBox, unit: &str, text: &str) {
-    let file = format!("/etc/systemd/system/{unit}.d/override.conf");
-    b.write(&file, text);
-    b.run(&["systemctl", "daemon-reload"]).ok();
-}
-
 /// The lines of a shell block; a box has no sudo, and is root.
 fn shell(b: &TestBox, word: &str) -> String {
     b.sh(&block("sh", word).replace("sudo ", "")).ok()
@@ -67,8 +60,6 @@ fn app_in_a_home(b: &TestBox) {
     // It has run before, as its own user: what that left must not be in the way.
     b.sh("curl -sf localhost:3000/ && app-cluster status").ok();
     b.write("/etc/app-cluster/app-cluster.toml", &block("toml", "alice"));
-    edit(b, "app-cluster.service", &block("ini", "User="));
-    edit(b, "app-cluster.socket", &block("ini", "ListenStream="));
     let out = shell(b, "curl");
     let answer = |text: &str| -> Value {
         let json = text.lines().last().unwrap_or_default();
@@ -97,7 +88,7 @@ fn app_in_a_home(b: &TestBox) {
     let refused = b.run(&["runuser", "-u", "nobody", "--", "sh", "-c", status]);
     let said = refused.fails().stderr;
     assert!(
-        said.contains("no permission") && said.contains("alice"),
+        said.contains("no permission") && said.contains("adduser $USER app-cluster"),
         "{said}"
     );
     assert_eq!(b.sh("ss -Hltn 'sport = :3000'").ok(), "");
@@ -107,7 +98,9 @@ fn app_in_a_home(b: &TestBox) {
 fn mistakes_with_a_home_are_explained(b: &TestBox) {
     set_up(b);
     let config = block("toml", "alice");
-    b.write("/etc/app-cluster/app-cluster.toml", &config);
+    let forgot = config.replace("user = ", "#");
+    b.write("/etc/app-cluster/app-cluster.toml", &forgot);
+    b.run(&["systemctl", "daemon-reload"]).ok();
     let journal = |b: &TestBox| {
         b.run(&["systemctl", "start", "app-cluster.service"])
             .fails();
@@ -119,12 +112,12 @@ fn mistakes_with_a_home_are_explained(b: &TestBox) {
         text.contains("user `app-cluster` may not enter `/home/alice`"),
         "{text}"
     );
-    assert!(text.contains("User=alice"), "{text}");
+    assert!(text.contains("user = \"alice\""), "{text}");
     assert!(text.contains("app-cluster.toml:"), "{text}");
 
-    edit(b, "app-cluster.service", &block("ini", "User="));
     let config = config.replace("/home/alice/bin/node", "~/bin/node");
     b.write("/etc/app-cluster/app-cluster.toml", &config);
+    b.run(&["systemctl", "daemon-reload"]).ok();
     let text = journal(b);
     assert!(text.contains("`~`"), "{text}");
 }

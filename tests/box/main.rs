@@ -19,6 +19,8 @@
 
 mod app;
 mod balance;
+mod changes;
+mod check;
 mod crash;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
@@ -38,6 +40,7 @@ mod release;
 mod reload;
 mod serve;
 mod service;
+mod start;
 mod sticky;
 mod stop;
 mod third_party;
@@ -60,13 +63,16 @@ fn main() -> ExitCode {
         itself::TESTS,
         units::TESTS,
         generator::TESTS,
+        changes::TESTS,
         package::TESTS,
+        check::TESTS,
         crash::TESTS,
         hostile::TESTS,
         logs::TESTS,
         serve::TESTS,
         reload::TESTS,
         release::TESTS,
+        start::TESTS,
         stop::TESTS,
         third_party::TESTS,
         home::TESTS,

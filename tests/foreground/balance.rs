@@ -69,6 +69,17 @@ fn sticky_clients_stay_over_reload_crash_and_scaling() {
 }
 
 #[test]
+fn sticky_behind_one_address_says_what_to_do() {
+    let dev = hello("sticky", 2, 2);
+    let connect = |_| std::net::TcpStream::connect(dev.address()).expect("a connection");
+    let held: Vec<_> = (0..60).map(connect).collect();
+    let line = dev.wait_for_line("60 of 60 connections come from 127.0.0.1");
+    assert!(line.contains("slot_listen"), "{line}");
+    drop(held);
+    dev.stop();
+}
+
+#[test]
 fn even_under_load_loses_nothing() {
     let dev = hello("even", 2, 4);
     let spec = LoadSpec::tcp(dev.address())

@@ -5,21 +5,18 @@ use crate::cli::client::Client;
 use crate::cli::systemd::{Systemd, Verb};
 use crate::cli::{Fail, Status, config_file, logs, status, units, why};
 use crate::config::Listen;
+use crate::units::kept;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Lines of a failed worker that are shown.
 const LAST_LINES: u32 = 20;
-/// Where the generator puts what it makes of a configuration, systemd.generator(7).
-const GENERATED: &str = "/run/systemd/generator";
-/// How long systemd may have begun before us, by its own clock.
-const EARLIER: Duration = Duration::from_secs(1);
 
 /// Has systemd read its units afresh and starts socket and service; returns when the
 /// workers are ready.
 pub fn start(name: &str, systemd: &Systemd, listen: &[Listen]) -> Result<(), Fail> {
     let (service, socket) = units(name);
-    let began = SystemTime::now() - EARLIER;
+    let began = SystemTime::now();
     systemd.reload().map_err(|fail| stays(name, fail))?;
     if !listen.is_empty() {
         generated(name, &socket, began).map_err(|fail| stays(name, fail))?;
@@ -58,7 +55,7 @@ pub fn show(name: &str) -> Result<(), Fail> {
 
 /// Checks that the generator has made units of the configuration.
 fn generated(name: &str, socket: &str, since: SystemTime) -> Result<(), Fail> {
-    let drop_ins = Path::new(GENERATED).join(format!("{socket}.d"));
+    let drop_ins = Path::new(kept::GENERATED).join(format!("{socket}.d"));
     if drop_ins.exists() {
         return Ok(());
     }
@@ -99,7 +96,8 @@ fn socket_failure(systemd: &Systemd, socket: &str, listen: &[Listen], since: Sys
 fn service_failure(name: &str, service: &str, since: SystemTime) -> Fail {
     let (said, worker) = why::failure(name, service, since);
     if let Some(worker) = &worker {
-        let lines = logs::last_lines(worker.pid, worker.cgroup.as_deref(), LAST_LINES, since);
+        let (cgroup, run) = (worker.cgroup.as_deref(), worker.run.as_deref());
+        let lines = logs::last_lines(worker.pid, cgroup, run, LAST_LINES, since);
         if !lines.is_empty() {
             eprintln!("last lines of the worker (pid {}):", worker.pid);
             for line in lines {

@@ -8,6 +8,7 @@
 //! ([`weights`]).
 
 mod program;
+mod proxy;
 mod secret;
 mod spare;
 mod weights;
@@ -29,6 +30,8 @@ use weights::Looks;
 pub struct Steering {
     attached: Vec<Option<Vec<Instruction>>>,
     interest: Vec<Vec<Interest>>,
+    /// Whether connections are announced.
+    announced: Vec<Vec<bool>>,
     /// Something has changed that the programs depend on.
     outdated: bool,
     /// Since when a connection waits in a spare line whose last worker is still leaving.
@@ -40,7 +43,7 @@ pub struct Steering {
     secret: Option<u64>,
     /// An error has been told.
     complained: bool,
-    proxy: secret::Proxy,
+    proxy: proxy::Proxy,
 }
 
 /// A slot that connections can go to, and its line of some listener.
@@ -61,13 +64,17 @@ impl Steering {
                 .iter()
                 .map(|l| vec![Interest::Hangup; l.lines.len()])
                 .collect(),
+            announced: listeners
+                .iter()
+                .map(|l| vec![false; l.lines.len()])
+                .collect(),
             outdated: true,
             waiting_since: BTreeMap::new(),
             nudge: None,
             looks: Looks::default(),
             secret: None,
             complained: false,
-            proxy: secret::Proxy::default(),
+            proxy: proxy::Proxy::default(),
         }
     }
 
@@ -116,17 +123,21 @@ impl Engine {
         }
     }
 
-    /// Something has happened on a line: it was shut down, a connection waits in it though it
-    /// is spare, or there is traffic.
+    /// Something has happened on a line: it was shut down, or a connection waits in it though
+    /// it is spare.
     pub(super) fn take_line(&mut self, listener: usize, line: usize) {
         let Some(socket) = self.listeners.get(listener).and_then(|l| l.lines.get(line)) else {
             return;
         };
         if socket.is_shut_down() {
             self.mend(listener);
-        } else if self.steering.interest[listener][line] == Interest::Traffic {
-            self.traffic();
         }
+        self.steering.outdate();
+    }
+
+    /// Connections come, in lines where they are announced.
+    pub(super) fn see_traffic(&mut self) {
+        self.steering.looks.begin(now());
         self.steering.outdate();
     }
 
@@ -226,29 +237,29 @@ impl Engine {
     /// Says what is to be known of each line: of a spare one that a connection waits there,
     /// of one that is chosen that there is traffic, where that matters.
     fn watch_lines(&mut self, listener: usize, spread: Spread, places: &[Place], spares: &[usize]) {
-        let traffic = match spread {
+        let matters = match spread {
             Spread::Shared => false,
-            Spread::Even => self.steering.looks.next.is_none() && places.len() > 1,
+            Spread::Even => places.len() > 1,
             Spread::Sticky => self.steering.proxy.wants_to_look(now()),
         };
+        let traffic = matters && self.steering.looks.next.is_none();
         for line in 0..self.listeners[listener].lines.len() {
             let ripening = self.steering.waiting_since.contains_key(&(listener, line));
-            let interest = if spares.contains(&line) && !ripening {
-                Interest::Connection
-            } else if traffic && places.iter().any(|place| place.line == line) {
-                Interest::Traffic
-            } else {
-                Interest::Hangup
+            let interest = match spares.contains(&line) && !ripening {
+                true => Interest::Connection,
+                false => Interest::Hangup,
             };
             self.set_interest(listener, line, interest);
+            let chosen = places.iter().any(|place| place.line == line);
+            self.set_announced(listener, line, traffic && chosen);
         }
     }
 
-    fn traffic(&mut self) {
-        match self.spread() {
-            Spread::Shared => {}
-            Spread::Even => self.steering.looks.begin(now()),
-            Spread::Sticky => self.look_for_a_proxy(),
+    fn set_announced(&mut self, listener: usize, line: usize, announced: bool) {
+        let before = &mut self.steering.announced[listener][line];
+        let socket = &self.listeners[listener].lines[line];
+        if *before != announced && socket.announce(announced).is_ok() {
+            *before = announced;
         }
     }
 

@@ -20,6 +20,9 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const FEW: usize = 16;
 /// So many looks without a change are enough.
 const QUIET: u32 = 20;
+/// The same where only a proxy is looked for.
+const SLOW: Duration = Duration::from_secs(1);
+const SLOW_QUIET: u32 = 2;
 /// How often those are chosen who have less to do, in comparison with the others.
 const FAVOUR: u32 = 3;
 /// A connection that waits counts as so many that are open: its worker is slow.
@@ -51,15 +54,15 @@ impl Looks {
         known.copied().unwrap_or(1)
     }
 
-    /// What was seen. Returns whether to go on looking.
-    fn seen(&mut self, counts: BTreeMap<WorkerId, u64>) -> bool {
+    /// What was seen. Returns for how many looks nothing has changed.
+    fn seen(&mut self, counts: BTreeMap<WorkerId, u64>) -> u32 {
         self.quiet = match counts == self.counts {
             true => self.quiet + 1,
             false => 0,
         };
         self.weights = weigh(&counts);
         self.counts = counts;
-        self.quiet < QUIET
+        self.quiet
     }
 }
 
@@ -77,10 +80,6 @@ impl Engine {
         if self.steering.looks.next.is_none_or(|at| at > now()) {
             return;
         }
-        if spread != Spread::Even {
-            self.steering.looks = Looks::default();
-            return;
-        }
         let mut counts = BTreeMap::new();
         for (n, listener) in self.listeners.iter().enumerate() {
             if !listener.is_steered() {
@@ -96,8 +95,15 @@ impl Engine {
             }
         }
         let interval = INTERVAL * (1 + counts.len() / FEW) as u32;
-        let go_on = self.steering.looks.seen(counts);
-        self.steering.looks.next = go_on.then(|| now() + interval);
+        let open = counts.values().sum();
+        let quiet = self.steering.looks.seen(counts);
+        self.steering.looks.next = match spread {
+            Spread::Even if quiet < QUIET => Some(now() + interval),
+            Spread::Sticky if quiet < SLOW_QUIET && self.look_for_a_proxy(open) => {
+                Some(now() + SLOW)
+            }
+            _ => None,
+        };
     }
 
     /// How many descriptors the processes of a worker have open.
@@ -142,15 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn looking_ends_when_nothing_changes() {
+    fn looks_without_a_change_are_counted() {
         let mut looks = Looks::default();
         looks.begin(Time(5));
         assert_eq!(looks.next, Some(Time(5)));
         let counts = |n| BTreeMap::from([(WorkerId(1), n)]);
-        assert!(looks.seen(counts(1)));
-        let looked = (0..100).take_while(|_| looks.seen(counts(1))).count() as u32;
-        assert_eq!(looked, QUIET - 1);
-        assert!(looks.seen(counts(2)));
+        let seen = [1, 1, 1, 2, 2].map(|n| looks.seen(counts(n)));
+        assert_eq!(seen, [0, 1, 2, 0, 1]);
     }
 
     #[test]
