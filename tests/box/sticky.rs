@@ -228,4 +228,6 @@ fn a_proxy_in_front_is_noticed_once(b: &TestBox) {
     assert_eq!(warnings(), 1);
     let text = b.journal(&["-u", SERVICE, "-p", "warning"]);
     assert!(text.contains("come from 127.0.9.9"), "{text}");
+    let page = text.split_whitespace().find(|w| w.starts_with("/usr/"));
+    assert!(b.exists(page.expect("a page to read")), "{text}");
 }

@@ -80,7 +80,8 @@ impl Engine {
             self.warn(format!(
                 "balance = \"sticky\": {count} of {total} connections come from {client}, and so \
                  go to one slot. If that is a proxy, give each slot an address of its own \
-                 (slot_listen) and let the proxy choose: see docs/behind-a-proxy.md"
+                 (slot_listen) and let the proxy choose: see \
+                 /usr/share/doc/app-cluster/behind-a-proxy.md"
             ));
         }
     }
