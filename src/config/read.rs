@@ -283,12 +283,18 @@ fn environment_file(value: &Value<'_>) -> Read<EnvironmentFile> {
     })
 }
 
-/// An array of addresses, or a table from name to address, in the order of the file.
+/// One address, an array of such, or a table from name to address, in the order of the file.
 fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
     let address = |value: &Value<'_>| {
-        let text = string(value, "an address, such as \"127.0.0.1:3000\"")?;
+        let text = match value.get_ref() {
+            DeValue::Integer(port) if port.radix() == 10 => port.as_str(),
+            _ => string(value, "an address, such as \"127.0.0.1:3000\"")?,
+        };
         text.parse()
             .map_err(|why: String| Vec::from(Problem::at(value, why)))
+    };
+    let unnamed = |item: &Value<'_>| {
+        Listen::unnamed(address(item)?).map_err(|why| Vec::from(Problem::at(item, why)))
     };
     let listeners = if let Some(table) = value.get_ref().as_table() {
         let mut entries: Vec<_> = table.iter().collect();
@@ -300,10 +306,10 @@ fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
                 address: address(value)?,
             })
         }))?
+    } else if value.get_ref().is_str() || value.get_ref().is_integer() {
+        vec![unnamed(value)?]
     } else {
-        list(value, "[\"127.0.0.1:3000\"]", |item| {
-            Listen::unnamed(address(item)?).map_err(|why| Problem::at(item, why).into())
-        })?
+        list(value, "[\"127.0.0.1:3000\"]", unnamed)?
     };
     Listen::distinct(&listeners).map_err(|why| Problem::at(value, why))?;
     Ok(listeners)

@@ -132,6 +132,26 @@ fn every_key() {
 }
 
 #[test]
+fn one_address_needs_no_array() {
+    for one in [
+        "\"3000\"",
+        "3000",
+        "[3000]",
+        "[\"3000\"]",
+        "{ 3000 = 3000 }",
+    ] {
+        let config = good(&format!("command = \"true\"\nlisten = {one}"));
+        let [listen] = config.listen.as_slice() else {
+            panic!("{one}: {:?}", config.listen);
+        };
+        assert_eq!(
+            (listen.name.as_str(), listen.address.port()),
+            ("3000", Some(3000))
+        );
+    }
+}
+
+#[test]
 fn all_errors_of_a_file_are_shown() {
     let text = "command = \"node server.js > log\"\n\
                 worker = 4\n\
@@ -298,7 +318,7 @@ fn wrong_values() {
         ),
         ("environment_files = [\"-\"]", "the path is empty"),
         (
-            "listen = \"3000\"",
+            "listen = true",
             "expected an array, such as [\"127.0.0.1:3000\"]",
         ),
         (
