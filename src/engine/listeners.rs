@@ -61,8 +61,7 @@ pub struct Listener {
     pub port: Option<u16>,
     /// Each line has the address of one slot.
     pub per_slot: bool,
-    /// Its sockets, never none. Among those of one address, the kernel's numbers for them
-    /// (the order in which they began to listen) are their places in here.
+    /// Its sockets, never none. The kernel's numbers for them are in `Steering::order`.
     pub lines: Vec<Line>,
 }
 

@@ -180,7 +180,7 @@ fn what_waits_in_a_line_without_a_worker_is_served(b: &TestBox) {
             waited = waiting(b).iter().sum::<u64>();
             waited > 0 && load.snapshot().total().ok + waited == 90
         });
-        assert!(waited > 8, "{waited} in the line of slot {slot}");
+        assert!(waited > 3, "{waited} in the line of slot {slot}");
         b.run(&["kill", "-KILL", &victim]).ok();
         load.wait_for(90, Duration::from_secs(20))
             .expect("answers for those who waited");

@@ -28,6 +28,9 @@ use weights::Looks;
 
 /// What is known about the choice of lines. Vectors are by listener, then by line.
 pub struct Steering {
+    /// The lines by the number that the kernel has for them: one that stops listening gives
+    /// its number to the last one, and one that begins is the last.
+    order: Vec<Vec<usize>>,
     attached: Vec<Option<Vec<Instruction>>>,
     interest: Vec<Vec<Interest>>,
     /// Whether connections are announced.
@@ -41,6 +44,8 @@ pub struct Steering {
     looks: Looks,
     /// From which the places of clients are computed (`sticky`); read when needed.
     secret: Option<u64>,
+    /// The order was made sure of: a supervisor before us may have left another one.
+    ordered: bool,
     /// An error has been told.
     complained: bool,
     proxy: proxy::Proxy,
@@ -59,6 +64,10 @@ impl Steering {
     /// Nothing is attached yet.
     pub fn new(listeners: &[Listener]) -> Steering {
         Steering {
+            order: listeners
+                .iter()
+                .map(|l| (0..l.lines.len()).collect())
+                .collect(),
             attached: vec![None; listeners.len()],
             interest: listeners
                 .iter()
@@ -73,6 +82,7 @@ impl Steering {
             nudge: None,
             looks: Looks::default(),
             secret: None,
+            ordered: false,
             complained: false,
             proxy: proxy::Proxy::default(),
         }
@@ -115,12 +125,16 @@ impl Engine {
         }
         for listener in 0..self.listeners.len() {
             if self.listeners[listener].is_steered() {
+                self.make_sure_of_order(listener);
                 let places = self.places(listener, spread);
                 self.attach_for(listener, spread, &places);
                 let spares = self.tend_spares(listener, &places);
+                // The numbers may be others now.
+                self.attach_for(listener, spread, &places);
                 self.watch_lines(listener, spread, &places, &spares);
             }
         }
+        self.steering.ordered = true;
     }
 
     /// Something has happened on a line: it was shut down, or a connection waits in it though
@@ -175,20 +189,23 @@ impl Engine {
     }
 
     fn attach_for(&mut self, listener: usize, spread: Spread, places: &[Place]) {
-        let mut lines: Vec<u32> = places.iter().map(|place| place.line as u32).collect();
+        let order = self.steering.order[listener].clone();
+        let number = |line: usize| order.iter().position(|l| *l == line).unwrap_or(0) as u32;
+        let mut numbers: Vec<u32> = places.iter().map(|place| number(place.line)).collect();
         let program = match spread {
             Spread::Shared | Spread::Even => {
-                let mut by_line: BTreeMap<u32, u32> = BTreeMap::new();
+                let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
                 for place in places {
                     let weight = self.steering.looks.weight(place.worker);
-                    *by_line.entry(place.line as u32).or_default() += weight;
+                    *weights.entry(number(place.line)).or_default() += weight;
                 }
-                program::random(&by_line.into_iter().collect::<Vec<_>>())
+                program::random(&weights.into_iter().collect::<Vec<_>>())
             }
             Spread::Sticky => {
-                lines.dedup();
+                numbers.dedup();
                 let secret = self.secret();
-                program::by_address(&lines, |line| secret::seed(secret, line))
+                let line = |number: u32| order[number as usize] as u32;
+                program::by_address(&numbers, |number| secret::seed(secret, line(number)))
             }
         };
         self.attach(listener, program);
@@ -276,7 +293,11 @@ impl Engine {
         if mended {
             let order = match down.as_slice() {
                 _ if !self.listeners[listener].is_steered() => Ok(()),
-                [one] => self.put_in_order(listener, *one),
+                [one] => {
+                    self.renumber(listener, *one, false);
+                    self.renumber(listener, *one, true);
+                    Ok(())
+                }
                 _ => self.put_all_in_order(listener),
             };
             if let Err(error) = order {
@@ -306,20 +327,49 @@ impl Engine {
         self.broken = Some(broken);
     }
 
-    /// A line that has begun to listen again is the kernel's last, and the one that was last
-    /// has its number. Doing the same to that one sets both right.
-    fn put_in_order(&self, listener: usize, line: usize) -> io::Result<()> {
-        let lines = &self.listeners[listener].lines;
-        if let Some(last) = lines.last().filter(|_| line + 1 < lines.len()) {
-            last.stop_listening()?;
-            last.listen_again()?;
+    /// Once: puts the lines in order. Without migration nothing may wait in them.
+    fn make_sure_of_order(&mut self, listener: usize) {
+        if self.steering.ordered {
+            return;
+        }
+        let mut lines = self.listeners[listener].lines.iter();
+        if !spare::migrates() && lines.any(|line| line.waiting().unwrap_or(0) > 0) {
+            return;
+        }
+        if let Err(error) = self.put_all_in_order(listener) {
+            let name = self.listeners[listener].name.clone();
+            self.warn(format!(
+                "cannot put the sockets of {name} in order: {error}"
+            ));
+        }
+    }
+
+    /// Takes down what a line's beginning or end does to the kernel's numbers.
+    fn renumber(&mut self, listener: usize, line: usize, listens: bool) {
+        let order = &mut self.steering.order[listener];
+        match order.iter().position(|l| *l == line) {
+            None if listens => order.push(line),
+            Some(number) if !listens => drop(order.swap_remove(number)),
+            _ => {}
+        }
+    }
+
+    /// Empties the queues of lines into the others.
+    fn stop_and_listen(&mut self, listener: usize, lines: &[usize]) -> io::Result<()> {
+        for line in lines {
+            self.listeners[listener].lines[*line].stop_listening()?;
+            self.renumber(listener, *line, false);
+        }
+        for line in lines {
+            self.listeners[listener].lines[*line].listen_again()?;
+            self.renumber(listener, *line, true);
         }
         Ok(())
     }
 
     /// When it is not known which line has which number: all but the first stop listening,
     /// and begin again in their order.
-    fn put_all_in_order(&self, listener: usize) -> io::Result<()> {
+    fn put_all_in_order(&mut self, listener: usize) -> io::Result<()> {
         let others = &self.listeners[listener].lines[1..];
         for line in others.iter().rev() {
             line.stop_listening()?;
@@ -327,6 +377,7 @@ impl Engine {
         for line in others {
             line.listen_again()?;
         }
+        self.steering.order[listener] = (0..=others.len()).collect();
         Ok(())
     }
 }

@@ -10,8 +10,7 @@
 //! systemd never sees it shut down.
 //!
 //! The kernel numbers the lines by the order in which they began to listen, and one that
-//! stops gives its number to the last. After everything in here the numbers are again the
-//! places in `Listener::lines`.
+//! stops gives its number to the last: see `Steering::order`.
 
 use super::super::listeners::Line;
 use super::super::{Engine, Level, Record, now};
@@ -129,24 +128,17 @@ impl Engine {
         held.any(|held| held.lines.get(listener) == Some(&Some(line)))
     }
 
-    /// Empties the queues of the `ripe` ones among the `spares`. Those at the end of the list that
-    /// no process has are emptied together, so that nothing moves from one to the next.
+    /// Empties the queues of the `ripe` ones among the `spares`, together with all that no
+    /// process has: where a connection goes depends on it and on how many lines listen, so
+    /// that one by one it could move from one spare line to the next for ever.
     fn hand_on(&mut self, listener: usize, spares: &[usize], ripe: &[usize]) -> io::Result<()> {
-        let count = self.listeners[listener].lines.len();
-        let free = |line: &usize| spares.contains(line) && !self.is_held(listener, *line);
-        let free = (0..count).rev().take_while(free).count();
-        let (rest, end) = self.listeners[listener].lines.split_at(count - free);
-        if let Some(last) = end.last()
-            && ripe.iter().any(|line| *line >= rest.len())
-        {
+        let together = |line: &&usize| ripe.contains(line) || !self.is_held(listener, **line);
+        let lines: Vec<usize> = spares.iter().filter(together).copied().collect();
+        if let Some(last) = lines.last() {
             // A trial: a line that could not listen again would be lost.
-            stop_and_listen(std::slice::from_ref(last))?;
-            stop_and_listen(end)?;
+            self.stop_and_listen(listener, &[*last])?;
         }
-        for line in ripe.iter().filter(|line| **line < rest.len()) {
-            stop_and_listen(std::slice::from_ref(&rest[*line]))?;
-            self.put_in_order(listener, *line)?;
-        }
+        self.stop_and_listen(listener, &lines)?;
         for line in ripe {
             self.steering.waiting_since.remove(&(listener, *line));
         }
@@ -169,27 +161,18 @@ impl Engine {
             for place in self.places(listener, spread) {
                 let line = &self.listeners[listener].lines[place.line];
                 let address = local_address(line);
+                let order = &self.steering.order[listener];
+                let number = order.iter().position(|l| *l == place.line).unwrap_or(0) as u32;
                 if place.worker.is_none() || line.waiting().unwrap_or(0) == 0 {
                     continue;
                 }
-                self.attach(listener, program::always(place.line as u32));
+                self.attach(listener, program::always(number));
                 if let Some(Err(error)) = address.map(knock) {
                     self.warn(format!("cannot wake a worker: {error}"));
                 }
             }
         }
     }
-}
-
-/// Empties the queues of lines, the last ones of their listener, into the other lines.
-fn stop_and_listen(lines: &[Line]) -> io::Result<()> {
-    for line in lines.iter().rev() {
-        line.stop_listening()?;
-    }
-    for line in lines {
-        line.listen_again()?;
-    }
-    Ok(())
 }
 
 /// Where we can connect to a line ourselves.
