@@ -61,6 +61,11 @@ impl Runtime {
         self.directory.join("control")
     }
 
+    /// Where the order of lines is told, if it is another than theirs.
+    pub fn order(&self) -> PathBuf {
+        self.directory.join("order")
+    }
+
     /// Where a worker's notify socket is.
     pub fn notify(&self, worker: WorkerId) -> PathBuf {
         self.directory.join("notify").join(worker.to_string())

@@ -7,6 +7,7 @@
 //! the same is handed to others. With `even`, slots that have less to do get more
 //! ([`weights`]).
 
+mod order;
 mod program;
 mod proxy;
 mod secret;
@@ -23,7 +24,6 @@ use crate::core::{SlotId, Time, WorkerId, WorkerState};
 use nix::sys::socket::{setsockopt, sockopt};
 use program::Instruction;
 use std::collections::BTreeMap;
-use std::io;
 use weights::Looks;
 
 /// What is known about the choice of lines. Vectors are by listener, then by line.
@@ -44,8 +44,10 @@ pub struct Steering {
     looks: Looks,
     /// From which the places of clients are computed (`sticky`); read when needed.
     secret: Option<u64>,
-    /// The order was made sure of: a supervisor before us may have left another one.
+    /// The order is known: a supervisor before us may have left another than ours.
     ordered: bool,
+    /// What the file about it says.
+    noted: Option<String>,
     /// An error has been told.
     complained: bool,
     proxy: proxy::Proxy,
@@ -83,6 +85,7 @@ impl Steering {
             looks: Looks::default(),
             secret: None,
             ordered: false,
+            noted: None,
             complained: false,
             proxy: proxy::Proxy::default(),
         }
@@ -118,6 +121,9 @@ impl Engine {
             return;
         }
         self.steering.outdated = false;
+        if !std::mem::replace(&mut self.steering.ordered, true) {
+            self.find_order();
+        }
         let spread = self.spread();
         if due {
             self.look_at_loads(spread);
@@ -125,7 +131,6 @@ impl Engine {
         }
         for listener in 0..self.listeners.len() {
             if self.listeners[listener].is_steered() {
-                self.make_sure_of_order(listener);
                 let places = self.places(listener, spread);
                 self.attach_for(listener, spread, &places);
                 let spares = self.tend_spares(listener, &places);
@@ -134,7 +139,7 @@ impl Engine {
                 self.watch_lines(listener, spread, &places, &spares);
             }
         }
-        self.steering.ordered = true;
+        self.note_order();
     }
 
     /// Something has happened on a line: it was shut down, or a connection waits in it though
@@ -291,19 +296,14 @@ impl Engine {
         let mended = mended && !down.iter().any(|n| lines[*n].is_shut_down());
         let name = self.listeners[listener].name.clone();
         if mended {
-            let order = match down.as_slice() {
-                _ if !self.listeners[listener].is_steered() => Ok(()),
+            match down.as_slice() {
+                _ if !self.listeners[listener].is_steered() => {}
                 [one] => {
                     self.renumber(listener, *one, false);
                     self.renumber(listener, *one, true);
-                    Ok(())
                 }
-                _ => self.put_all_in_order(listener),
-            };
-            if let Err(error) = order {
-                self.warn(format!(
-                    "cannot put the sockets of {name} in order: {error}"
-                ));
+                // Which of them was the first is not known.
+                _ => self.try_to_put_in_order(listener),
             }
             let fate = match spare::migrates() && lines_left(self, listener, &down) {
                 true => "went to other workers",
@@ -325,60 +325,6 @@ impl Engine {
         );
         self.log(Record::plain(Level::Error, broken.clone()));
         self.broken = Some(broken);
-    }
-
-    /// Once: puts the lines in order. Without migration nothing may wait in them.
-    fn make_sure_of_order(&mut self, listener: usize) {
-        if self.steering.ordered {
-            return;
-        }
-        let mut lines = self.listeners[listener].lines.iter();
-        if !spare::migrates() && lines.any(|line| line.waiting().unwrap_or(0) > 0) {
-            return;
-        }
-        if let Err(error) = self.put_all_in_order(listener) {
-            let name = self.listeners[listener].name.clone();
-            self.warn(format!(
-                "cannot put the sockets of {name} in order: {error}"
-            ));
-        }
-    }
-
-    /// Takes down what a line's beginning or end does to the kernel's numbers.
-    fn renumber(&mut self, listener: usize, line: usize, listens: bool) {
-        let order = &mut self.steering.order[listener];
-        match order.iter().position(|l| *l == line) {
-            None if listens => order.push(line),
-            Some(number) if !listens => drop(order.swap_remove(number)),
-            _ => {}
-        }
-    }
-
-    /// Empties the queues of lines into the others.
-    fn stop_and_listen(&mut self, listener: usize, lines: &[usize]) -> io::Result<()> {
-        for line in lines {
-            self.listeners[listener].lines[*line].stop_listening()?;
-            self.renumber(listener, *line, false);
-        }
-        for line in lines {
-            self.listeners[listener].lines[*line].listen_again()?;
-            self.renumber(listener, *line, true);
-        }
-        Ok(())
-    }
-
-    /// When it is not known which line has which number: all but the first stop listening,
-    /// and begin again in their order.
-    fn put_all_in_order(&mut self, listener: usize) -> io::Result<()> {
-        let others = &self.listeners[listener].lines[1..];
-        for line in others.iter().rev() {
-            line.stop_listening()?;
-        }
-        for line in others {
-            line.listen_again()?;
-        }
-        self.steering.order[listener] = (0..=others.len()).collect();
-        Ok(())
     }
 }
 

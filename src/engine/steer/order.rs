@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which line has which number.
+//!
+//! The kernel numbers the lines of a listener by the order in which they began to listen;
+//! one that stops gives its number to the last, and one that begins again is the last. The
+//! sockets outlive us, and so does their order: where it is not that of the lines, a file in
+//! the runtime directory tells the next supervisor.
+
+use super::super::Engine;
+use super::spare;
+use std::fs;
+use std::io;
+
+/// Longest file that is read, in bytes.
+const LONGEST: u64 = 1 << 16;
+
+impl Engine {
+    /// At the start: the order that the file tells. Without one it is that of the lines, as
+    /// systemd opened them; to be sure of that they are put in order if nothing waits in them.
+    pub(super) fn find_order(&mut self) {
+        let path = self.runtime.order();
+        let short = fs::metadata(&path).is_ok_and(|found| found.len() <= LONGEST);
+        let told = short.then(|| fs::read_to_string(&path).ok()).flatten();
+        for listener in 0..self.listeners.len() {
+            let lines = &self.listeners[listener].lines;
+            if !self.listeners[listener].is_steered() {
+                continue;
+            }
+            let inodes: Vec<u64> = lines.iter().map(|line| line.inode).collect();
+            let known = told.iter().flat_map(|text| text.lines());
+            if let Some(order) = known.filter_map(|line| parse(line, &inodes)).next() {
+                self.steering.order[listener] = order;
+                continue;
+            }
+            let idle = lines.iter().all(|line| line.waiting() == Some(0));
+            if idle && spare::migrates() {
+                self.try_to_put_in_order(listener);
+            }
+        }
+        self.steering.noted = told;
+    }
+
+    /// Writes the order down, if it is another than was written down.
+    pub(super) fn note_order(&mut self) {
+        let orders = self.listeners.iter().zip(&self.steering.order);
+        let text: String = orders
+            .filter(|(_, order)| !order.is_sorted())
+            .map(|(listener, order)| {
+                let inodes = order.iter().map(|line| listener.lines[*line].inode);
+                let inodes: Vec<String> = inodes.map(|inode| inode.to_string()).collect();
+                format!("{}\n", inodes.join(" "))
+            })
+            .collect();
+        let text = Some(text).filter(|text| !text.is_empty());
+        if self.steering.noted == text {
+            return;
+        }
+        let path = self.runtime.order();
+        let new = path.with_extension("new");
+        let noted = match &text {
+            Some(text) => fs::write(&new, text).and_then(|()| fs::rename(&new, &path)),
+            None => fs::remove_file(&path),
+        };
+        if let Err(error) = noted {
+            self.warn(format!("cannot write {}: {error}", path.display()));
+        }
+        self.steering.noted = text;
+    }
+
+    pub(super) fn try_to_put_in_order(&mut self, listener: usize) {
+        if let Err(error) = self.put_in_order(listener) {
+            let name = self.listeners[listener].name.clone();
+            self.warn(format!(
+                "cannot put the sockets of {name} in order: {error}"
+            ));
+        }
+    }
+
+    /// All but the first stop listening, and begin again in their order.
+    fn put_in_order(&mut self, listener: usize) -> io::Result<()> {
+        let others = &self.listeners[listener].lines[1..];
+        for line in others.iter().rev() {
+            line.stop_listening()?;
+        }
+        for line in others {
+            line.listen_again()?;
+        }
+        self.steering.order[listener] = (0..=others.len()).collect();
+        Ok(())
+    }
+
+    /// Takes down what a line's beginning or end does to the kernel's numbers.
+    pub(super) fn renumber(&mut self, listener: usize, line: usize, listens: bool) {
+        let order = &mut self.steering.order[listener];
+        match order.iter().position(|l| *l == line) {
+            None if listens => order.push(line),
+            Some(number) if !listens => drop(order.swap_remove(number)),
+            _ => {}
+        }
+    }
+
+    /// Empties the queues of lines into the others.
+    pub(super) fn stop_and_listen(&mut self, listener: usize, lines: &[usize]) -> io::Result<()> {
+        for line in lines {
+            self.listeners[listener].lines[*line].stop_listening()?;
+            self.renumber(listener, *line, false);
+        }
+        for line in lines {
+            self.listeners[listener].lines[*line].listen_again()?;
+            self.renumber(listener, *line, true);
+        }
+        Ok(())
+    }
+}
+
+/// The order of lines with these `inodes`, if `text` is about just them.
+fn parse(text: &str, inodes: &[u64]) -> Option<Vec<usize>> {
+    let numbers = text.split(' ').map(|number| number.parse::<u64>().ok());
+    let place = |inode: u64| inodes.iter().position(|own| *own == inode);
+    let order: Option<Vec<usize>> = numbers.map(|number| place(number?)).collect();
+    let order = order?;
+    let mut sorted = order.clone();
+    sorted.sort_unstable();
+    (sorted == (0..inodes.len()).collect::<Vec<_>>()).then_some(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_sockets_are_told_of() {
+        let inodes = [70, 81, 92];
+        assert_eq!(parse("92 70 81", &inodes), Some(vec![2, 0, 1]));
+        for other in [
+            "",
+            "92 70",
+            "92 70 82",
+            "92 70 70",
+            "92 70 81 81",
+            "x 70 81",
+            "92  70 81",
+        ] {
+            assert_eq!(parse(other, &inodes), None, "{other}");
+        }
+    }
+}
