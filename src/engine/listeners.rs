@@ -229,7 +229,11 @@ impl Line {
     /// Stops listening, for every holder. What is queued goes to another line of the
     /// listener where the kernel has `tcp_migrate_req`, and is reset elsewhere.
     pub fn stop_listening(&self) -> nix::Result<()> {
-        shutdown(self.fd.as_raw_fd(), Shutdown::Both)
+        match shutdown(self.fd.as_raw_fd(), Shutdown::Both) {
+            // Somebody has done so already.
+            Err(nix::Error::ENOTCONN) => Ok(()),
+            other => other,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::config::Spread;
 use crate::core::{SlotId, Time, WorkerId, WorkerState};
 use nix::sys::socket::{setsockopt, sockopt};
 use program::Instruction;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use weights::Looks;
 
 /// So often it is looked whether yet another line was shut down.
@@ -54,6 +54,9 @@ pub struct Steering {
     ordered: bool,
     /// What the file about it says.
     noted: Option<String>,
+    /// Listeners whose order is not known, and when to put them in order.
+    uncertain: BTreeSet<usize>,
+    settle: Option<Time>,
     /// Errors that have been told: of attaching, of handing on.
     complained: (bool, bool),
     proxy: proxy::Proxy,
@@ -94,6 +97,8 @@ impl Steering {
             secret: None,
             ordered: false,
             noted: None,
+            uncertain: BTreeSet::new(),
+            settle: None,
             complained: (false, false),
             proxy: proxy::Proxy::default(),
         }
@@ -110,7 +115,8 @@ impl Steering {
             .waiting_since
             .values()
             .map(|since| *since + spare::PATIENCE);
-        spare.chain(self.nudge).chain(self.looks.next).min()
+        let others = self.nudge.into_iter().chain(self.looks.next);
+        spare.chain(others).chain(self.settle).min()
     }
 }
 
@@ -132,6 +138,7 @@ impl Engine {
         if !std::mem::replace(&mut self.steering.ordered, true) {
             self.find_order();
         }
+        self.settle_order();
         let spread = self.spread();
         if due {
             self.look_at_loads(spread);
@@ -167,8 +174,9 @@ impl Engine {
             if lines.iter().any(|line| line.is_shut_down()) {
                 self.mend(listener);
             }
-            let in_order = self.steering.order[listener].is_sorted();
-            if !in_order && !self.steering.watched && spare::migrates() {
+            let in_order = self.steering.order[listener].is_sorted()
+                && !self.steering.uncertain.contains(&listener);
+            if !in_order && self.may_put_in_order(listener) {
                 self.try_to_put_in_order(listener);
             }
         }
@@ -340,7 +348,9 @@ impl Engine {
         if !down.iter().any(|n| lines[*n].is_shut_down()) {
             if self.listeners[listener].is_steered() {
                 self.renumber_mended(listener, &down);
-                self.steering.nudge = Some(now() + spare::NOTICE);
+                if spare::migrates() {
+                    self.steering.nudge = Some(now() + spare::NOTICE);
+                }
             }
             let fate = match spare::migrates() && lines_left(self, listener, &down) {
                 true => "went to other workers",

@@ -6,13 +6,16 @@
 //! sockets outlive us, and so does their order: where it is not that of the lines, a file in
 //! the runtime directory tells the next supervisor.
 
-use super::super::Engine;
+use super::super::{Engine, now};
 use super::spare;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 /// Longest file that is read, in bytes.
 const LONGEST: u64 = 1 << 16;
+/// How often it is tried to put lines in order.
+const SETTLE: Duration = Duration::from_millis(20);
 
 impl Engine {
     /// At the start: the order that the file tells. Without one it is that of the lines, as
@@ -89,9 +92,28 @@ impl Engine {
             self.renumber(listener, *line, true);
         }
         // Of several it is not known which was the first.
-        if down.len() > 1 && !self.steering.watched && spare::migrates() {
-            self.try_to_put_in_order(listener);
+        if down.len() > 1 {
+            self.steering.uncertain.insert(listener);
         }
+    }
+
+    /// Puts lines in order whose order is not known, as soon as that loses nothing.
+    pub(super) fn settle_order(&mut self) {
+        let uncertain: Vec<usize> = self.steering.uncertain.iter().copied().collect();
+        for listener in uncertain {
+            if self.may_put_in_order(listener) {
+                self.try_to_put_in_order(listener);
+                self.steering.uncertain.remove(&listener);
+            }
+        }
+        let later = !self.steering.uncertain.is_empty() && !self.steering.watched;
+        self.steering.settle = later.then(|| now() + SETTLE);
+    }
+
+    /// Whether lines may stop listening now: what waits in them moves, or nothing waits.
+    pub(super) fn may_put_in_order(&self, listener: usize) -> bool {
+        let mut lines = self.listeners[listener].lines.iter();
+        !self.steering.watched && (spare::migrates() || lines.all(|line| line.waiting() == Some(0)))
     }
 
     /// Takes down what a line's beginning or end does to the kernel's numbers.
