@@ -9,7 +9,9 @@ mod program;
 use super::client::no_such_app;
 use super::port::{self, Taken};
 use super::systemd::Systemd;
-use super::{CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, checked, config_file, settings, units};
+use super::{
+    CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, settings, units,
+};
 use crate::config::{Config, Listen, Workers};
 use caller::{Account, Caller, DEFAULT_USER};
 use clap::Args;
@@ -175,6 +177,9 @@ fn new(options: &Options, script: Option<&Path>, here: &Path) -> Result<(), Fail
     settings::may_write(Path::new(CONFIG_DIRECTORY), &own_arguments())?;
     let systemd = Systemd::connect("daemon-reload")?;
     free(&app.listen, Some(&systemd))?;
+    if name == DEFAULT_NAME {
+        autostart::set_links(&systemd, app.autostart, None)?;
+    }
     settings::write_new(&file, &text)?;
     eprintln!("{name} | wrote {}", file.display());
     bring_up::start(&name, &systemd, &app.listen)

@@ -379,4 +379,26 @@ fn enable_and_disable(b: &TestBox) {
     b.run(&["app-cluster", "enable"]).ok();
     assert_eq!(enabled("app-cluster.socket"), "enabled\n");
     assert_eq!(enabled("app-cluster.service"), "enabled\n");
+    // It keeps to links when its configuration says something too, and so do these.
+    let config = "/etc/app-cluster/app-cluster.toml";
+    let text = b.read(config);
+    b.write(config, &format!("autostart = \"never\"\n{text}"));
+    let out = b.run(&["app-cluster", "check"]);
+    assert!(out.stderr.contains("starts app-cluster.socket"), "{out}");
+    b.run(&["app-cluster", "disable"]).ok();
+    let both = || ["socket", "service"].map(|kind| enabled(&format!("app-cluster.{kind}")));
+    assert_eq!(both(), ["disabled\n"; 2]);
+    let out = b.run(&["app-cluster", "check"]);
+    assert!(!out.stderr.contains("starts app-cluster"), "{out}");
+    b.write(config, &format!("autostart = \"boot\"\n{text}"));
+    b.run(&["app-cluster", "enable"]).ok();
+    assert_eq!(both(), ["enabled\n"; 2]);
+    b.run(&["app-cluster", "disable"]).ok();
+    assert_eq!(both(), ["disabled\n"; 2]);
+    b.run(&["systemctl", "enable", "app-cluster.socket"]).ok();
+    b.sh("app-cluster stop; rm -r /etc/app-cluster/app-cluster.toml*")
+        .ok();
+    let arguments = "worker.py --name app-cluster -i 1 -l 127.0.0.1:4003 --no-autostart";
+    start(b, "/srv/mail", arguments).ok();
+    assert_eq!(both(), ["disabled\n"; 2]);
 }
