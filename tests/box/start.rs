@@ -304,8 +304,24 @@ fn scale_is_kept(b: &TestBox) {
     let hint = "sudo app-cluster scale worker 2";
     assert!(out.stderr.contains(hint), "{out}");
     assert_eq!((number(), b.read(KEPT)), (from(3, KEPT), kept));
+    // A reset that something comes between leaves both numbers as they are.
+    scale("1 --runtime").ok();
+    let both = || [KEPT, runtime].map(|path| b.read(path));
+    let before = both();
+    b.sh("cd /srv/mail; mv worker.py away; echo 'import time; time.sleep(600)' >worker.py")
+        .ok();
+    let reset = b.spawn("exec app-cluster scale worker --reset", LONG);
+    b.wait_until("the reset", || {
+        status_of(b, "worker")["workers"]["desired"] == 2
+    });
+    let pid = b.show("app-cluster@worker.service", "MainPID");
+    b.run(&["kill", "-TTIN", &pid]).ok();
+    reset.wait().fails();
+    assert_eq!(both(), before);
     // For the next start.
     long(b, "app-cluster stop worker").ok();
+    b.run(&["mv", "/srv/mail/away", "/srv/mail/worker.py"]).ok();
+    scale("3").ok();
     scale("-- -1").ok();
     start(b, "/", "worker").ok();
     assert_eq!(number(), from(2, KEPT));
