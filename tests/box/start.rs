@@ -147,7 +147,16 @@ fn delete_leaves_nothing(b: &TestBox) {
     b.run(&["app-cluster", "delete", "api", "--yes"]).ok();
     // One that has failed, and is tried again and again.
     b.write("/srv/mail/broken.py", "raise SystemExit(3)\n");
+    let broken = "app-cluster@broken.service";
+    // Long enough to find it between two attempts, where systemd 252 leaves more behind.
+    b.write(
+        &format!("/etc/systemd/system/{broken}.d/override.conf"),
+        "[Service]\nRestartSec=60\n",
+    );
     start(b, "/srv/mail", "broken.py -l 127.0.0.1:4002").fails();
+    b.wait_until("the next attempt", || {
+        b.show(broken, "SubState") == "auto-restart"
+    });
     b.run(&["app-cluster", "delete", "broken", "--yes"]).ok();
     b.run(&["rm", "/srv/mail/broken.py"]).ok();
     let after = traces(b);
