@@ -12,7 +12,7 @@ use super::systemd::Systemd;
 use super::{
     CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, settings, units,
 };
-use crate::config::{Config, Listen, Workers};
+use crate::config::{Config, Listen, Workers, valid_account};
 use caller::{Account, Caller, DEFAULT_USER};
 use clap::Args;
 use file::NewApp;
@@ -212,6 +212,9 @@ fn describe(options: &Options, script: Option<&Path>, here: &Path) -> Result<New
     if let Some(note) = &program.note {
         eprintln!("{name} | note: {note}");
     }
+    if let Some(number) = user.as_ref().filter(|user| user.parse::<u32>().is_ok()) {
+        eprintln!("{name} | the workers run as the user with the number {number}");
+    }
     if user.is_none() {
         eprintln!("{name} | the workers run as the user {DEFAULT_USER} (--user says another)");
     }
@@ -247,18 +250,20 @@ fn user(
         None => caller.user_for(directory).map(|user| user.name),
     };
     let name = chosen.as_deref().unwrap_or(DEFAULT_USER);
-    match Account::find(name) {
-        Some(account) => program::usable_by(&account, program, directory)?,
-        None => {
-            let text = format!("there is no user `{name}`");
-            let hint = match chosen {
-                Some(_) => format!("make it: sudo useradd --system {name}; or say another: --user"),
-                None => "the package makes it; or say another: --user".to_owned(),
-            };
-            return Err(Fail::new(Status::Failed, text).hint(hint));
-        }
+    let Some(account) = Account::find(name) else {
+        let text = format!("there is no user `{name}`");
+        let hint = match chosen {
+            Some(_) => format!("make it: sudo useradd --system {name}; or say another: --user"),
+            None => "the package makes it; or say another: --user".to_owned(),
+        };
+        return Err(Fail::new(Status::Failed, text).hint(hint));
+    };
+    program::usable_by(&account, program, directory)?;
+    // One that was given as a number stays one.
+    match chosen {
+        Some(user) if valid_account(&user).is_err() => Ok(Some(account.written())),
+        chosen => Ok(chosen),
     }
-    Ok(chosen)
 }
 
 /// The name of the file without its ending, or of the directory.
