@@ -125,9 +125,13 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
     let workers = config.policy(&crate::config::Cpus::detect()).workers;
     let lines = config.slots_with_address();
     if config.spread() != Spread::Shared && workers > lines {
+        let so = match config.spread() {
+            Spread::Sticky => "two workers with the same one serve the same clients",
+            _ => "two workers with the same one take turns as it happens",
+        };
         warn(
             "max_workers",
-            format!("{workers} workers have {lines} sockets: some share one, and are given less"),
+            format!("{workers} workers have {lines} sockets: {so}"),
             format!("max_workers = {workers}, and restart service and socket"),
         );
     }
