@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::app::WORKER;
 use crate::harness::{Output, Test, TestBox, test};
-use crate::service::{LONG, ask, long, status_of};
+use crate::service::{LONG, ask, long, run_as, status_of};
 
 pub const TESTS: &[Test] = &[
     test!(start_as_root_and_as_an_ordinary_user),
@@ -287,31 +287,14 @@ fn scale_is_kept(b: &TestBox) {
     let kept = b.read(KEPT);
     scale("0").fails();
     scale("-- -3").fails();
-    let out = b.run(&[
-        "runuser",
-        "-u",
-        "alice",
-        "--",
-        "app-cluster",
-        "scale",
-        "worker",
-        "2",
-    ]);
-    assert_eq!(out.code, 4, "{out}");
+    assert_eq!(run_as(b, "alice", "scale worker 2").code, 4);
     b.run(&["usermod", "-aG", "app-cluster", "alice"]).ok();
-    let out = b.run(&[
-        "runuser",
-        "-u",
-        "alice",
-        "--",
-        "app-cluster",
-        "scale",
-        "worker",
-        "2",
-    ]);
+    let out = run_as(b, "alice", "scale worker 2");
     assert_eq!(out.code, 4, "{out}");
-    let hint = "sudo app-cluster scale worker 2";
-    assert!(out.stderr.contains(hint), "{out}");
+    assert!(
+        out.stderr.contains("sudo app-cluster scale worker 2"),
+        "{out}"
+    );
     assert_eq!((number(), b.read(KEPT)), (from(3, KEPT), kept));
     // A reset that something comes between leaves both numbers as they are.
     scale("1 --runtime").ok();
@@ -385,15 +368,7 @@ fn enable_and_disable(b: &TestBox) {
     assert_eq!(wanted("off"), [false, false]);
     b.run(&["app-cluster", "enable", "off"]).ok();
     assert_eq!(wanted("off"), [true, true]);
-    let out = b.run(&[
-        "runuser",
-        "-u",
-        "alice",
-        "--",
-        "app-cluster",
-        "disable",
-        "off",
-    ]);
+    let out = run_as(b, "alice", "disable off");
     assert_eq!(out.code, 4, "{out}");
     assert_eq!(wanted("off"), [true, true]);
     // The plain app: the links of its units.
