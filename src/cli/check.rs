@@ -126,8 +126,8 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
     let lines = config.slots_with_address();
     if config.spread() != Spread::Shared && workers > lines {
         let so = match config.spread() {
-            Spread::Sticky => "two workers with the same one serve the same clients",
-            _ => "two workers with the same one take turns as it happens",
+            Spread::Sticky => "workers with the same one serve the same clients",
+            _ => "workers with the same one share its connections",
         };
         warn(
             "max_workers",
