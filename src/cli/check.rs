@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster check FILE|NAME`.
 
-use super::{CONFIG_DIRECTORY, Fail, Status, checked, config_file, inside};
+use super::{
+    CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, inside,
+};
 use crate::config::{
     Config, Diagnostic, Severity, Spread, check, inherited_environment, valid_name,
 };
@@ -123,11 +125,27 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
     let workers = config.policy(&crate::config::Cpus::detect()).workers;
     let lines = config.slots_with_address();
     if config.spread() != Spread::Shared && workers > lines {
+        let so = match config.spread() {
+            Spread::Sticky => "workers with the same one serve the same clients",
+            _ => "workers with the same one share its connections",
+        };
         warn(
             "max_workers",
-            format!("{workers} workers have {lines} sockets: some share one, and are given less"),
+            format!("{workers} workers have {lines} sockets: {so}"),
             format!("max_workers = {workers}, and restart service and socket"),
         );
+    }
+    if let Some(autostart) = config.autostart
+        && path == config_file(DEFAULT_NAME)
+    {
+        for link in autostart::links_against(autostart, Path::new(autostart::LINKS)) {
+            let unit = link.file_name().unwrap_or_default().display();
+            warn(
+                "autostart",
+                format!("a boot starts {unit} all the same: {}", link.display()),
+                format!("sudo systemctl disable {unit}"),
+            );
+        }
     }
     let file = std::fs::read_to_string(path).unwrap_or_default();
     let main = Config::parse(&file, &path.display().to_string());

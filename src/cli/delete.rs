@@ -4,6 +4,7 @@
 use super::client::no_such_app;
 use super::systemd::{Systemd, Verb, is_down};
 use super::{CONFIG_DIRECTORY, Fail, Status, config_file, settings, units};
+use crate::engine::Runtime;
 use crate::units::kept;
 use std::fs;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
@@ -12,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 /// Below it an app may have a directory with what its supervisor keeps.
 const STATE_DIRECTORY: &str = "/var/lib/app-cluster";
-/// What a supervisor keeps there. Whatever else is there is the app's own.
+/// Below it each supervisor has a directory while it runs.
+const RUNTIME_DIRECTORY: &str = "/run/app-cluster";
+/// What a supervisor keeps below [`STATE_DIRECTORY`]. Whatever else is there is the app's own.
 const STATE_FILES: &[&str] = &[crate::engine::SECRET_FILE];
 
 pub fn delete(name: &str, yes: bool) -> Result<(), Fail> {
@@ -131,6 +134,9 @@ fn remove_files(name: &str) -> Result<(), Fail> {
         };
         removed.map_err(|error| settings::cannot("remove", &path, &error))?;
     }
+    let runtime = Path::new(RUNTIME_DIRECTORY).join(name);
+    let removed = Runtime::remove_left(&runtime);
+    removed.map_err(|error| settings::cannot("remove", &runtime, &error))?;
     let state = Path::new(STATE_DIRECTORY).join(name);
     match fs::remove_dir(&state) {
         Ok(()) => {}

@@ -7,7 +7,7 @@ use super::settings::{self, DropIn};
 use super::status::Reply;
 use super::{Fail, Status, config_file};
 use crate::api::{self, Call, Outcome};
-use crate::config::{Config, Cpus, MAX_WORKERS, Spread, Workers};
+use crate::config::{Config, Cpus, MAX_WORKERS, Spread};
 use clap::Args;
 use std::str::FromStr;
 
@@ -157,21 +157,17 @@ fn without_supervisor(options: &Options) -> Result<(), Fail> {
 /// Takes our drop-ins away, so that the configuration says what it said without them.
 fn reset(name: &str, mut client: Client) -> Result<(), Fail> {
     settings::writable(name, KEPT, &format!("scale {name} --reset"))?;
-    let file = config_file(name);
-    let before = Config::load(&file).map_err(settings::bad_config)?.workers;
     let mut was = Vec::new();
     for drop_in in [KEPT, RUNTIME] {
-        if settings::remove(name, drop_in)? {
-            was.push(drop_in);
-        }
+        was.extend(settings::take(name, drop_in)?.map(|text| (drop_in, text)));
     }
     let answer = client.call::<Outcome>(&scale(None, None, None, true));
-    if let (Err(CallError::Refused(error)), Workers::Count(workers)) = (&answer, before)
+    if let Err(CallError::Refused(error)) = &answer
         && !matches!(error, api::Error::WorkerFailed { .. })
     {
         // Not agreed to: as it was.
-        for drop_in in was {
-            write_down(name, drop_in, workers)?;
+        for (drop_in, text) in was {
+            settings::put_back(name, drop_in, &text)?;
         }
     }
     println!("{name}: {}", answer?.message);

@@ -103,6 +103,26 @@ fn create(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Takes a drop-in away as [`remove`] does; its text, for [`put_back`], if it was there.
+pub fn take(name: &str, drop_in: DropIn) -> Result<Option<String>, Fail> {
+    let path = drop_in.path(name);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(cannot("read", &path, &error)),
+    };
+    remove(name, drop_in)?;
+    Ok(text)
+}
+
+/// Writes what [`take`] took, unless somebody has written anew meanwhile.
+pub fn put_back(name: &str, drop_in: DropIn, text: &str) -> Result<(), Fail> {
+    match drop_in.path(name).exists() {
+        true => Ok(()),
+        false => write(name, drop_in, text),
+    }
+}
+
 /// Removes a drop-in, and its directory if that is empty then; whether it was there.
 pub fn remove(name: &str, drop_in: DropIn) -> Result<bool, Fail> {
     let path = drop_in.path(name);

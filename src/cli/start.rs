@@ -9,8 +9,10 @@ mod program;
 use super::client::no_such_app;
 use super::port::{self, Taken};
 use super::systemd::Systemd;
-use super::{CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, checked, config_file, settings, units};
-use crate::config::{Config, Listen, Workers};
+use super::{
+    CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, settings, units,
+};
+use crate::config::{Config, Listen, Workers, valid_account};
 use caller::{Account, Caller, DEFAULT_USER};
 use clap::Args;
 use file::NewApp;
@@ -175,6 +177,9 @@ fn new(options: &Options, script: Option<&Path>, here: &Path) -> Result<(), Fail
     settings::may_write(Path::new(CONFIG_DIRECTORY), &own_arguments())?;
     let systemd = Systemd::connect("daemon-reload")?;
     free(&app.listen, Some(&systemd))?;
+    if name == DEFAULT_NAME {
+        autostart::set_links(&systemd, app.autostart, None)?;
+    }
     settings::write_new(&file, &text)?;
     eprintln!("{name} | wrote {}", file.display());
     bring_up::start(&name, &systemd, &app.listen)
@@ -206,6 +211,9 @@ fn describe(options: &Options, script: Option<&Path>, here: &Path) -> Result<New
     let user = user(options, &caller, &directory, &program)?;
     if let Some(note) = &program.note {
         eprintln!("{name} | note: {note}");
+    }
+    if let Some(number) = user.as_ref().filter(|user| user.parse::<u32>().is_ok()) {
+        eprintln!("{name} | the workers run as the user with the number {number}");
     }
     if user.is_none() {
         eprintln!("{name} | the workers run as the user {DEFAULT_USER} (--user says another)");
@@ -242,18 +250,20 @@ fn user(
         None => caller.user_for(directory).map(|user| user.name),
     };
     let name = chosen.as_deref().unwrap_or(DEFAULT_USER);
-    match Account::find(name) {
-        Some(account) => program::usable_by(&account, program, directory)?,
-        None => {
-            let text = format!("there is no user `{name}`");
-            let hint = match chosen {
-                Some(_) => format!("make it: sudo useradd --system {name}; or say another: --user"),
-                None => "the package makes it; or say another: --user".to_owned(),
-            };
-            return Err(Fail::new(Status::Failed, text).hint(hint));
-        }
+    let Some(account) = Account::find(name) else {
+        let text = format!("there is no user `{name}`");
+        let hint = match chosen {
+            Some(_) => format!("make it: sudo useradd --system {name}; or say another: --user"),
+            None => "the package makes it; or say another: --user".to_owned(),
+        };
+        return Err(Fail::new(Status::Failed, text).hint(hint));
+    };
+    program::usable_by(&account, program, directory)?;
+    // One that was given as a number stays one.
+    match chosen {
+        Some(user) if valid_account(&user).is_err() => Ok(Some(account.written())),
+        chosen => Ok(chosen),
     }
-    Ok(chosen)
 }
 
 /// The name of the file without its ending, or of the directory.

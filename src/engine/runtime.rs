@@ -6,7 +6,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// An app's runtime directory, locked: no second supervisor can use it.
@@ -54,6 +55,27 @@ impl Runtime {
             directory: directory.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// Removes a runtime directory that no supervisor uses. systemd does it when a service ends,
+    /// but not all versions do when it is stopped between two attempts to start.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn remove_left(directory: &Path) -> std::io::Result<()> {
+        let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+        let lock = File::options()
+            .write(true)
+            .custom_flags(flags.bits())
+            .open(directory.join("lock"));
+        let lock = lock.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
+        if let Ok(Err(_)) = lock {
+            return Ok(());
+        }
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
     }
 
     /// Where the control socket is.
@@ -134,6 +156,19 @@ pub fn candidates(name: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_in_use_is_not_removed() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let directory = parent.path().join("api");
+        let runtime = Runtime::claim(&directory).expect("a runtime directory");
+        Runtime::remove_left(&directory).expect("nothing to do");
+        assert!(directory.join("notify").is_dir());
+        drop(runtime);
+        Runtime::remove_left(&directory).expect("removed");
+        assert!(!directory.exists());
+        Runtime::remove_left(&directory).expect("nothing to do");
+    }
 
     #[test]
     fn a_second_claim_is_refused_until_the_first_is_gone() {

@@ -3,6 +3,7 @@
 
 use crate::app::WORKER;
 use crate::harness::{Output, Test, TestBox, test};
+use crate::service::run_as;
 
 pub const TESTS: &[Test] = &[test!(check_looks_from_inside_the_unit)];
 
@@ -65,15 +66,7 @@ fn check_looks_from_inside_the_unit(b: &TestBox) {
     assert_eq!(out.ok(), format!("{CONFIG}: ok, 2 warnings"));
     // Others see less, and are told.
     b.sh("rm -r /etc/app-cluster/shop.toml.d").ok();
-    let out = b.run(&[
-        "runuser",
-        "-u",
-        "alice",
-        "--",
-        "app-cluster",
-        "check",
-        "shop",
-    ]);
+    let out = run_as(b, "alice", "check shop");
     assert!(out.stderr.contains("looked at as you"), "{out}");
     b.sh("cp /etc/app-cluster/shop.toml '/etc/app-cluster/a b.toml'")
         .ok();

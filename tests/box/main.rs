@@ -28,6 +28,7 @@ mod harness;
 mod home;
 mod hostile;
 mod itself;
+mod kept;
 mod lines;
 #[path = "../support/load.rs"]
 mod load;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         reload::TESTS,
         release::TESTS,
         start::TESTS,
+        kept::TESTS,
         stop::TESTS,
         third_party::TESTS,
         home::TESTS,

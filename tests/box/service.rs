@@ -38,6 +38,13 @@ pub fn long(b: &TestBox, script: &str) -> Output {
     b.spawn(script, LONG).wait()
 }
 
+/// Runs `app-cluster` with `arguments` as `user`, as a shell would split them.
+pub fn run_as(b: &TestBox, user: &str, arguments: &str) -> Output {
+    b.sh(&format!(
+        "exec runuser -u {user} -- app-cluster {arguments}"
+    ))
+}
+
 #[track_caller]
 pub fn reload(b: &TestBox) -> Output {
     long(b, "systemctl reload app-cluster")

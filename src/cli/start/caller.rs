@@ -90,6 +90,15 @@ impl Account {
         user.ok().flatten().map(Account::from)
     }
 
+    /// What a configuration calls this user: the name, or the number where the name is none
+    /// that a unit can have, as those of directory services often are.
+    pub fn written(&self) -> String {
+        match crate::config::valid_account(&self.name) {
+            Ok(()) => self.name.clone(),
+            Err(_) => self.uid.to_string(),
+        }
+    }
+
     /// The first directory on the way to `path`, or `path` itself, that this user may not
     /// enter or, at the end, use: `bits` is 4 to read, 1 to run, of the mode (inode(7)).
     /// Where a mode is not all there is (acl(5)), the user may.
@@ -138,6 +147,26 @@ fn has_acl(path: &Path) -> bool {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn users_whose_names_are_not_for_units() {
+        let written = |name: &str| {
+            let account = Account {
+                name: name.to_owned(),
+                uid: Uid::from_raw(4711),
+                groups: Vec::new(),
+            };
+            let text = account.written();
+            let file = format!("command = [\"x\"]\nuser = \"{text}\"\n");
+            let config = crate::config::Config::parse(&file, "api.toml");
+            assert_eq!(config.expect("a configuration").user.as_ref(), Some(&text));
+            text
+        };
+        assert_eq!(written("alice"), "alice");
+        for name in ["alice@corp.com", "DOM\\alice", "4alice", "-a", ""] {
+            assert_eq!(written(name), "4711", "{name}");
+        }
+    }
 
     #[test]
     fn modes_stop_those_whom_they_mean() {
