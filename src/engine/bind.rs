@@ -50,21 +50,18 @@ fn open_lines(address: &ListenAddress, count: u32) -> Result<Vec<Line>> {
             Err(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
         },
     };
-    let mut lines = Vec::new();
-    if count > 1 {
-        // With SO_REUSEPORT we would share the port with another program of this user.
-        drop(open_tcp(address, false)?);
-    }
-    for _ in 0..count {
-        let fd = open_tcp(address, count > 1)?;
-        // Port 0: the others are to have the port that the first one got.
-        let bound = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+    if count > 1 || address.port() == 0 {
+        // With SO_REUSEPORT we would share the port with another program of this user. And
+        // the kernel takes a port that it chose away from a socket that is shut down.
+        let trial = open_tcp(address, false)?;
+        let bound = getsockname::<SockaddrStorage>(trial.as_raw_fd())?;
         let v4 = bound.as_sockaddr_in().map(|a| a.port());
         let port = v4.or(bound.as_sockaddr_in6().map(|a| a.port()));
         address.set_port(port.unwrap_or(address.port()));
-        lines.push(Line::new(fd, None)?);
     }
-    Ok(lines)
+    (0..count)
+        .map(|_| Line::new(open_tcp(address, count > 1)?, None))
+        .collect()
 }
 
 fn socket_for(family: AddressFamily) -> nix::Result<OwnedFd> {

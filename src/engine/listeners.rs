@@ -46,6 +46,8 @@ pub struct Line {
     /// Its inode, as /proc shows it.
     pub inode: u64,
     tcp: bool,
+    /// The length of queue that it listens with, if the kernel tells.
+    backlog: Option<u32>,
     /// A socket file that we made and have to remove.
     file: Option<PathBuf>,
 }
@@ -182,6 +184,7 @@ impl Line {
         Ok(Line {
             inode: nix::sys::stat::fstat(&fd)?.st_ino,
             tcp: describe(&fd).1.is_some(),
+            backlog: getsockopt(&fd, TcpInfo).ok().map(|info| info.tcpi_sacked),
             fd,
             file,
         })
@@ -189,7 +192,8 @@ impl Line {
 
     /// Connections that wait to be accepted (the accept queue), where the kernel tells.
     pub fn waiting(&self) -> Option<u32> {
-        // For a listening socket `tcpi_unacked` is the length of its queue (tcp(7)).
+        // For a listening socket `tcpi_unacked` is the length of its queue, `tcpi_sacked` the
+        // longest that it may have (tcp_get_info of the kernel).
         self.tcp.then_some(())?;
         Some(getsockopt(&self.fd, TcpInfo).ok()?.tcpi_unacked)
     }
@@ -205,7 +209,11 @@ impl Line {
     /// Undoes the smaller backlog that a worker's own listen(2) may have set. A line that was
     /// shut down is left as it is: that is to be noticed.
     pub fn restore_backlog(&self) -> nix::Result<()> {
-        match self.is_shut_down() {
+        let now = getsockopt(&self.fd, TcpInfo)
+            .ok()
+            .map(|info| info.tcpi_sacked);
+        let as_it_was = now.is_some() && now == self.backlog;
+        match as_it_was || self.is_shut_down() {
             true => Ok(()),
             false => listen_on(&self.fd),
         }
@@ -228,11 +236,12 @@ impl Line {
 
     /// Stops listening, for every holder. What is queued goes to another line of the
     /// listener where the kernel has `tcp_migrate_req`, and is reset elsewhere.
-    pub fn stop_listening(&self) -> nix::Result<()> {
+    /// `false`: somebody has done so already.
+    pub fn stop_listening(&self) -> nix::Result<bool> {
         match shutdown(self.fd.as_raw_fd(), Shutdown::Both) {
-            // Somebody has done so already.
-            Err(nix::Error::ENOTCONN) => Ok(()),
-            other => other,
+            Ok(()) => Ok(true),
+            Err(nix::Error::ENOTCONN) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

@@ -177,7 +177,7 @@ impl Engine {
             let in_order = self.steering.order[listener].is_sorted()
                 && !self.steering.uncertain.contains(&listener);
             if !in_order && self.may_put_in_order(listener) {
-                self.try_to_put_in_order(listener);
+                let _ = self.try_to_put_in_order(listener);
             }
         }
         self.note_order();

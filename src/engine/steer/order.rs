@@ -61,26 +61,32 @@ impl Engine {
         self.steering.noted = text;
     }
 
-    pub(super) fn try_to_put_in_order(&mut self, listener: usize) {
-        if let Err(error) = self.put_in_order(listener) {
+    /// `false`: to be tried again.
+    pub(super) fn try_to_put_in_order(&mut self, listener: usize) -> bool {
+        self.put_in_order(listener).unwrap_or_else(|error| {
             let name = self.listeners[listener].name.clone();
             self.warn(format!(
                 "cannot put the sockets of {name} in order: {error}"
             ));
-        }
+            true
+        })
     }
 
-    /// All but the first stop listening, and begin again in their order.
-    fn put_in_order(&mut self, listener: usize) -> io::Result<()> {
-        let others = &self.listeners[listener].lines[1..];
-        for line in others.iter().rev() {
-            line.stop_listening()?;
+    /// All but the first stop listening, and begin again in their order. `false`: a worker
+    /// has shut one down meanwhile.
+    fn put_in_order(&mut self, listener: usize) -> io::Result<bool> {
+        let lines = &self.listeners[listener].lines;
+        let mut alone = !lines[0].is_shut_down();
+        for line in lines[1..].iter().rev() {
+            alone &= line.stop_listening()?;
         }
-        for line in others {
+        for line in &lines[1..] {
             line.listen_again()?;
         }
-        self.steering.order[listener] = (0..=others.len()).collect();
-        Ok(())
+        alone &= !lines.iter().any(|line| line.is_shut_down());
+        self.steering.order[listener] = (0..lines.len()).collect();
+        self.steering.attached[listener] = None;
+        Ok(alone)
     }
 
     /// Lines were shut down by workers, and listen again.
@@ -91,18 +97,15 @@ impl Engine {
         for line in down {
             self.renumber(listener, *line, true);
         }
-        // Of several it is not known which was the first.
-        if down.len() > 1 {
-            self.steering.uncertain.insert(listener);
-        }
+        // Of several it is not known which was the first, and there may have been others.
+        self.steering.uncertain.insert(listener);
     }
 
     /// Puts lines in order whose order is not known, as soon as that loses nothing.
     pub(super) fn settle_order(&mut self) {
         let uncertain: Vec<usize> = self.steering.uncertain.iter().copied().collect();
         for listener in uncertain {
-            if self.may_put_in_order(listener) {
-                self.try_to_put_in_order(listener);
+            if self.may_put_in_order(listener) && self.try_to_put_in_order(listener) {
                 self.steering.uncertain.remove(&listener);
             }
         }
@@ -118,6 +121,8 @@ impl Engine {
 
     /// Takes down what a line's beginning or end does to the kernel's numbers.
     pub(super) fn renumber(&mut self, listener: usize, line: usize, listens: bool) {
+        // A program is lost with the last line that listens.
+        self.steering.attached[listener] = None;
         let order = &mut self.steering.order[listener];
         match order.iter().position(|l| *l == line) {
             None if listens => order.push(line),
