@@ -332,6 +332,7 @@ impl Config {
         let text = file::read(path).map_err(|error| error.diagnostic(&origin))?;
         let mut all = vec![(text, origin)];
         for path in fragments::drop_ins(path) {
+            fragments::check_owner(&path)?;
             let origin = path.display().to_string();
             let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
             all.push((text, origin));
