@@ -8,7 +8,7 @@
 
 use super::{Units, claims, drop_in, kept, log, render, service, socket};
 use crate::config::{Config, ConfigError, valid_name};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -101,6 +101,8 @@ pub struct Found {
     /// What is wrong, a line each, for people.
     pub wrong: Vec<String>,
     claims: Vec<String>,
+    /// Its units are the copy of those that its sockets were opened with.
+    kept: bool,
 }
 
 /// The units of each app with a file in `configuration`, and what is wrong with it; `kept`
@@ -170,7 +172,9 @@ fn fall_back(name: &str, kept: &Path, mut wrong: Vec<String>) -> Found {
             wrong.push(format!(
                 "{name}: its units stay as they were when its sockets were opened"
             ));
+            found.claims = addresses(name, &units);
             found.units = units;
+            found.kept = true;
         }
         Err(_) => {
             wrong.push(format!(
@@ -209,30 +213,54 @@ fn lines(error: &ConfigError) -> Vec<String> {
 
 /// Takes the units away from apps whose address is another's: of two the one keeps it that
 /// listens there, else the first by name. With ReusePort= both could listen, and each would
-/// get a part of the other's connections.
+/// get a part of the other's connections. Who loses may fall back on an address that a third
+/// one has asked for; each round takes its own units from somebody, so there is an end.
 fn settle(all: &mut BTreeMap<String, Found>, kept: &Path) {
-    let mut claimed: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, found) in all.iter() {
-        for claim in &found.claims {
-            claimed.entry(claim.clone()).or_default().push(name.clone());
+    loop {
+        let losers = losers(all, kept);
+        if losers.is_empty() {
+            return;
+        }
+        for (name, text) in losers {
+            let mut found = fall_back(&name, kept, vec![text]);
+            if let (false, Some(before)) = (found.kept, all.get(&name)) {
+                found.units.files = without_sockets(&name, &before.units);
+            }
+            all.insert(name, found);
         }
     }
-    for (claim, names) in claimed.into_iter().filter(|(_, names)| names.len() > 1) {
-        let has_it = |name: &&String| {
-            kept::find(name, kept).is_ok_and(|units| listens(&units, name, &claim))
+}
+
+/// The apps with units of their own that ask for another's address, and what to tell them.
+fn losers(all: &BTreeMap<String, Found>, kept: &Path) -> BTreeMap<String, String> {
+    let mut claimed: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for (name, found) in all {
+        for claim in &found.claims {
+            claimed.entry(claim).or_default().push(name);
+        }
+    }
+    claimed.retain(|_, names| names.len() > 1);
+    let mut losers = BTreeMap::new();
+    for (claim, names) in claimed {
+        let kept_units = |name: &&&String| all.get(**name).is_some_and(|found| found.kept);
+        let has_it = |name: &&&String| {
+            kept::find(name, kept)
+                .is_ok_and(|units| addresses(name, &units).iter().any(|one| one == claim))
         };
-        let Some(owner) = names.iter().find(has_it).or(names.first()) else {
+        let open = names.iter().find(kept_units);
+        let open = open.or_else(|| names.iter().find(has_it));
+        let Some(owner) = open.or(names.first()) else {
             continue;
         };
-        for name in names.iter().filter(|name| *name != owner) {
+        for name in names
+            .iter()
+            .filter(|name| *name != owner && !kept_units(name))
+        {
             let text = format!("{name}: {claim} is the address of {owner}, choose another");
-            let mut found = fall_back(name, kept, vec![text]);
-            if let (true, Some(before)) = (found.units.files.is_empty(), all.get(name)) {
-                found.units.files = without_sockets(name, &before.units);
-            }
-            all.insert(name.clone(), found);
+            losers.insert((*name).clone(), text);
         }
     }
+    losers
 }
 
 /// The drop-in of the service among `units`, as far as it says nothing about sockets: if the
@@ -251,13 +279,12 @@ fn without_sockets(name: &str, units: &Units) -> BTreeMap<String, String> {
     text.map(|text| (path, text)).into_iter().collect()
 }
 
-/// Whether the socket units among `units` listen at what [`super::claim`] calls `claim`.
-fn listens(units: &Units, name: &str, claim: &str) -> bool {
+/// Where the socket units among `units` listen, as [`claims`] has it.
+fn addresses(name: &str, units: &Units) -> Vec<String> {
     let view = super::changes::View::of(name, units);
-    let addresses = view.addresses();
-    addresses
-        .filter_map(|text| text.parse().ok())
-        .any(|address| super::claim(&address) == claim)
+    let all = view.addresses().filter_map(|text| text.parse().ok());
+    let claims: BTreeSet<String> = all.map(|address| super::claim(&address)).collect();
+    claims.into_iter().collect()
 }
 
 /// Whether `unit` is one of the app `name`.

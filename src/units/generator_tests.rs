@@ -136,6 +136,27 @@ fn of_two_with_one_address_it_stays_with_who_has_it() {
     }
 }
 
+/// With ReusePort= both would listen, and share their connections.
+#[test]
+fn what_is_open_is_taken_though_its_file_is_broken() {
+    let at = |port: u16| format!("command = \"x\"\nlisten = [\"{port}\"]\nbalance = \"even\"");
+    let folder = Folder::new(&[("zzz", &at(8081))]);
+    folder.open("zzz");
+    folder.write("zzz", b"= broken");
+    folder.write("bbb", at(8081).as_bytes());
+    let found = folder.run();
+    assert!(!found["zzz"].units.files.is_empty());
+    assert_eq!(closed(&found["bbb"]).len(), 1, "{:?}", found["bbb"]);
+    assert!(found["bbb"].wrong[0].contains("port 8081 is the address of zzz"));
+    // Nor does it get it by way of a move that somebody else prevents.
+    folder.write("zzz", at(8082).as_bytes());
+    folder.write("aaa", at(8082).as_bytes());
+    let found = folder.run();
+    assert_eq!(closed(&found["aaa"]), [""; 0]);
+    assert!(found["zzz"].wrong[0].contains("port 8082 is the address of aaa"));
+    assert!(found["bbb"].wrong[0].contains("port 8081 is the address of zzz"));
+}
+
 #[test]
 fn what_is_kept_of_a_loser_says_nothing_about_sockets() {
     let two =
