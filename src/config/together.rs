@@ -4,6 +4,7 @@
 use super::toml_reader::Findings;
 use super::{Config, Listen, SLOT_LISTENER, units};
 use crate::core::Ready;
+use std::collections::BTreeSet;
 
 /// All of it.
 pub(super) fn all(found: &mut Findings, config: &Config) {
@@ -52,7 +53,8 @@ pub(super) fn slot_addresses(found: &mut Findings, config: &Config) {
         found.error_at("slot_listen", why, Some(hint));
         return;
     }
-    let same = |listen: &&Listen| (0..slots).any(|n| template.address(n) == listen.address);
+    let claims: BTreeSet<String> = (0..slots).map(|n| template.address(n).claim()).collect();
+    let same = |listen: &&Listen| claims.contains(&listen.address.claim());
     if let Some(listen) = config.listen.iter().find(same) {
         let why = format!(
             "`listen` has {}, which is the address of a slot",

@@ -7,7 +7,7 @@
 //! none stays closed: the packaged units would open another address, for another user.
 
 use super::{Units, claims, drop_in, kept, log, render, service, socket};
-use crate::config::{Config, ConfigError, valid_name};
+use crate::config::{Config, ConfigError, ListenAddress, valid_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -282,8 +282,10 @@ fn without_sockets(name: &str, units: &Units) -> BTreeMap<String, String> {
 /// Where the socket units among `units` listen, as [`claims`] has it.
 fn addresses(name: &str, units: &Units) -> Vec<String> {
     let view = super::changes::View::of(name, units);
-    let all = view.addresses().filter_map(|text| text.parse().ok());
-    let claims: BTreeSet<String> = all.map(|address| super::claim(&address)).collect();
+    let all = view
+        .addresses()
+        .filter_map(|text| text.parse::<ListenAddress>().ok());
+    let claims: BTreeSet<String> = all.map(|address| address.claim()).collect();
     claims.into_iter().collect()
 }
 

@@ -314,21 +314,12 @@ fn links(name: &str, config: &Config, units: &mut Units) {
     }
 }
 
-/// What two listeners cannot both have: the port with the address, or with all of them.
-fn claim(address: &ListenAddress) -> String {
-    match address {
-        ListenAddress::Port(port) => format!("port {port}"),
-        ListenAddress::Tcp(at) if at.ip().is_unspecified() => format!("port {}", at.port()),
-        other => other.to_string(),
-    }
-}
-
-/// Every address that `config` asks for, as [`claim`] has it.
+/// Every address that `config` asks for, as [`ListenAddress::claim`] has it.
 fn claims(config: &Config) -> Vec<String> {
     let of_slots = config.slot_listen.iter().flat_map(|template| {
         let slots = 0..config.slots_with_address();
-        slots.map(|n| claim(&template.address(n)))
+        slots.map(|n| template.address(n).claim())
     });
-    let listed = config.listen.iter().map(|l: &Listen| claim(&l.address));
+    let listed = config.listen.iter().map(|l: &Listen| l.address.claim());
     listed.chain(of_slots).collect()
 }
