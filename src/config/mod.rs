@@ -59,6 +59,8 @@ pub const MAX_WORKERS: u32 = 1024;
 /// The most sockets of one listener. The kernel's limit on the program that chooses
 /// between them is 4096 instructions (BPF_MAXINSNS), of which each needs up to 13.
 pub const MAX_LINES: u32 = 256;
+/// The most sockets of an app: more descriptors than that are not taken.
+pub const MAX_SOCKETS: u32 = 4096;
 /// Name in LISTEN_FDNAMES of a slot's own address (`slot_listen`).
 pub const SLOT_LISTENER: &str = "slot";
 

@@ -2,7 +2,7 @@
 //! What is wrong only between keys.
 
 use super::toml_reader::Findings;
-use super::{Config, Listen, SLOT_LISTENER, units};
+use super::{Config, Listen, MAX_SOCKETS, SLOT_LISTENER, units};
 use crate::core::Ready;
 use std::collections::BTreeSet;
 
@@ -39,11 +39,40 @@ pub(super) fn all(found: &mut Findings, config: &Config) {
             Some("make `start_timeout` longer than the delay".into()),
         );
     }
+    sockets(found, config);
+}
+
+/// That the sockets can all be there, side by side.
+pub(super) fn sockets(found: &mut Findings, config: &Config) {
+    let of_slots = config
+        .slot_listen
+        .as_ref()
+        .map_or(0, |_| config.slots_with_address());
+    let listed = config
+        .listen
+        .iter()
+        .map(|listen| config.lines(&listen.address));
+    let all: u32 = listed.sum::<u32>() + of_slots;
+    if all > MAX_SOCKETS {
+        found.error_at(
+            if config.max_workers.is_some() {
+                "max_workers"
+            } else {
+                "listen"
+            },
+            format!("these are {all} sockets, an app has at most {MAX_SOCKETS}"),
+            Some(
+                "each TCP listener has one for each of `max_workers`: lower that, or use \
+                 balance = \"shared\""
+                    .into(),
+            ),
+        );
+    }
     slot_addresses(found, config);
 }
 
 /// That each slot gets an address of its own, which is no other listener's.
-pub(super) fn slot_addresses(found: &mut Findings, config: &Config) {
+fn slot_addresses(found: &mut Findings, config: &Config) {
     let Some(template) = &config.slot_listen else {
         return;
     };
@@ -69,5 +98,30 @@ pub(super) fn slot_addresses(found: &mut Findings, config: &Config) {
     {
         let why = format!("no listener can be called \"{SLOT_LISTENER}\" beside `slot_listen`");
         found.error_at("listen", why, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_has_so_many_sockets_at_most() {
+        let with = |listeners: u32, workers: u32| {
+            let all: Vec<String> = (0..listeners)
+                .map(|n| format!("\"127.0.0.1:{}\"", 4000 + n))
+                .collect();
+            let text = format!(
+                "command = \"x\"\nlisten = [{}]\nbalance = \"even\"\nmax_workers = {workers}",
+                all.join(", ")
+            );
+            Config::parse(&text, "web.toml")
+        };
+        assert!(with(16, 256).is_ok());
+        let why = with(20, 256).unwrap_err().to_string();
+        assert!(
+            why.contains("5120 sockets") && why.contains("at most 4096"),
+            "{why}"
+        );
     }
 }
