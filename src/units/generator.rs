@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// The generator: a link to our own program.
 pub const PROGRAM: &str = "/usr/lib/systemd/system-generators/app-cluster-generator";
-/// How the name begins that our program is called by when it is to be the generator.
+/// How the name ends that our program is called by when it is to be the generator.
 pub const NAME: &str = "app-cluster-generator";
 /// Beginning of the name of each of our units.
 pub(super) const PREFIX: &str = "app-cluster";
