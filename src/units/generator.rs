@@ -25,7 +25,7 @@ pub(super) const PREFIX: &str = "app-cluster";
 const REFUSE: &str = "refuse";
 /// Where the configuration of the apps is.
 const CONFIGURATION: &str = "/etc/app-cluster";
-/// Most files that are looked at.
+/// Most files that are read.
 const MOST: usize = 4096;
 /// No file is begun after that; systemd ends a generator after 90 s.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -111,13 +111,17 @@ pub struct Found {
 pub fn generate(configuration: &Path, kept: &Path) -> BTreeMap<String, Found> {
     let began = Instant::now();
     let mut all = BTreeMap::new();
-    for name in names(configuration) {
-        let found = match began.elapsed() < PATIENCE {
-            true => one(&name, configuration, kept),
-            false => {
-                let text = format!("{name}: no time left for its configuration");
-                fall_back(&name, kept, vec![text])
+    for (n, name) in names(configuration).into_iter().enumerate() {
+        let unread = match () {
+            () if n >= MOST => Some(format!("{name}: only {MOST} configurations are read")),
+            () if began.elapsed() >= PATIENCE => {
+                Some(format!("{name}: no time left for its configuration"))
             }
+            () => None,
+        };
+        let found = match unread {
+            Some(text) => fall_back(&name, kept, vec![text]),
+            None => one(&name, configuration, kept),
         };
         all.insert(name, found);
     }
@@ -134,7 +138,6 @@ fn names(configuration: &Path) -> Vec<String> {
         .filter(|name| valid_name(name).is_ok())
         .collect();
     names.sort();
-    names.truncate(MOST);
     names
 }
 

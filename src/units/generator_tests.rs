@@ -199,6 +199,23 @@ fn only_files_of_apps_are_read() {
     }
 }
 
+#[test]
+fn more_files_than_are_read() {
+    let folder = Folder::new(&[("zzz", GOOD)]);
+    for number in 0..4096 {
+        folder.write(&format!("a{number}"), b"");
+    }
+    let found = folder.run();
+    assert_eq!(found.len(), 4097);
+    let last = &found["zzz"];
+    assert!(
+        last.wrong[0].contains("only 4096 configurations"),
+        "{last:?}"
+    );
+    assert_eq!(closed(last).len(), 1);
+    assert_eq!(closed(&found["a0"]), [""; 0]);
+}
+
 /// What an editor, a disk or a typing error makes of a file.
 fn broken() -> impl Strategy<Value = Vec<u8>> {
     let damage = (any::<prop::sample::Index>(), any::<u8>(), 0..40usize);
