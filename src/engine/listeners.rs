@@ -200,9 +200,17 @@ impl Line {
         polled[0].revents().contains(PollFlags::HUP)
     }
 
+    /// Undoes the smaller backlog that a worker's own listen(2) may have set. A line that was
+    /// shut down is left as it is: that is to be noticed.
+    pub fn restore_backlog(&self) -> nix::Result<()> {
+        match self.is_shut_down() {
+            true => Ok(()),
+            false => listen_on(&self.fd),
+        }
+    }
+
     /// Makes a socket listen again that was shut down (shutdown(2) on a listening socket
-    /// works on it for every holder), and undoes the smaller backlog that a worker's own
-    /// listen(2) may have set.
+    /// works on it for every holder).
     pub fn listen_again(&self) -> nix::Result<()> {
         listen_on(&self.fd)
     }

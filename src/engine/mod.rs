@@ -55,6 +55,7 @@ use sd_notify::NotifyState;
 use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
@@ -179,6 +180,8 @@ pub struct Engine {
     interrupted: bool,
     /// A listener that cannot be made to listen again, and what to do.
     broken: Option<String>,
+    /// Hangs up when systemd knows that we are ready.
+    barrier: Option<OwnedFd>,
     // Last, so that its file is removed when everything else is gone.
     _control: Control,
 }
@@ -230,7 +233,11 @@ impl Engine {
             bell,
             calls,
             open,
-            steering: Steering::new(&parts.listeners),
+            // systemd watches the sockets that it passed until it knows that we are ready.
+            steering: Steering::new(
+                &parts.listeners,
+                parts.inherited && parts.systemd.is_there(),
+            ),
             listeners: parts.listeners,
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),
@@ -258,6 +265,7 @@ impl Engine {
             notify_garbage: 0,
             interrupted: false,
             broken: None,
+            barrier: None,
             _control: control,
         })
     }
@@ -310,6 +318,11 @@ impl Engine {
     fn end_turn(&mut self) {
         self.steer();
         self.systemd.set_status(&self.status_line());
+        if let Some(barrier) = self.systemd.take_barrier()
+            && self.poller.add(&barrier, Token::Barrier).is_ok()
+        {
+            self.barrier = Some(barrier);
+        }
         let busy = self.core.busy_until();
         if busy != self.extended {
             let heard = busy.is_none_or(|at| self.systemd.extend(at.since(now()) + MARGIN));
@@ -335,6 +348,7 @@ impl Engine {
             Outcome::StartFailed(_) => self.systemd.set_status(&self.core.status_line()),
         }
         self.reap_orphans();
+        self.leave_lines();
         self.journal.finish(LAST_WORDS);
         // Those who still wait will have no answer.
         self.waiting.clear();
@@ -364,7 +378,7 @@ impl Engine {
         {
             for line in self.listeners.iter().flat_map(|l| &l.lines) {
                 // A worker's own listen(2) may have shortened the queue for all.
-                let _ = line.listen_again();
+                let _ = line.restore_backlog();
             }
         }
         if let Some(progress) = events::worker_progress(transition) {

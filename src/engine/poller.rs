@@ -29,6 +29,8 @@ pub enum Token {
     Signal,
     /// The eventfd of the front ends.
     Request,
+    /// A pipe that hangs up when systemd knows that we are ready.
+    Barrier,
     /// A listening socket, by the numbers of its listener and its line; what is reported
     /// depends on the [`Interest`].
     Line(usize, usize),
@@ -44,6 +46,7 @@ impl Token {
             Token::ProbeExit(w) => (2, w.0),
             Token::Signal => (3, 0),
             Token::Request => (4, 0),
+            Token::Barrier => (7, 0),
             Token::Line(listener, line) => (5, (listener as u64) << 32 | line as u64),
             Token::Cgroup(w) => (6, w.0),
         };
@@ -59,7 +62,8 @@ impl Token {
             3 => Token::Signal,
             4 => Token::Request,
             5 => Token::Line((worker.0 >> 32) as usize, worker.0 as u32 as usize),
-            _ => Token::Cgroup(worker),
+            6 => Token::Cgroup(worker),
+            _ => Token::Barrier,
         }
     }
 }
@@ -158,6 +162,7 @@ mod tests {
             Token::ProbeExit(worker),
             Token::Signal,
             Token::Request,
+            Token::Barrier,
             Token::Line(3, 255),
             Token::Cgroup(worker),
         ];

@@ -7,7 +7,11 @@
 //! counted. What systemd must know all the same (that we are ready, our present
 //! status) is said again in later turns.
 
+use nix::fcntl::OFlag;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -49,6 +53,7 @@ pub struct Systemd {
     status: String,
     owes_ready: bool,
     owes_status: bool,
+    barrier: Option<OwnedFd>,
     /// Messages that systemd did not take.
     pub dropped: u64,
 }
@@ -66,6 +71,7 @@ impl Systemd {
             status: String::new(),
             owes_ready: false,
             owes_status: false,
+            barrier: None,
             dropped: 0,
         };
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
@@ -110,7 +116,28 @@ impl Systemd {
 
     /// Says that the service is ready; see [`Systemd::owes`].
     pub fn say_ready(&mut self) {
-        self.owes_ready = !self.say(&[NotifyState::Ready]);
+        let heard = self.say(&[NotifyState::Ready]) && self.ask_when_done().is_ok();
+        self.owes_ready = !heard;
+    }
+
+    /// Asks systemd to hang up a pipe when it has acted upon everything said before
+    /// (`BARRIER=1` of sd_notify(3)).
+    fn ask_when_done(&mut self) -> std::io::Result<()> {
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
+        let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let descriptors = [theirs.as_raw_fd()];
+        let passed = [ControlMessage::ScmRights(&descriptors)];
+        let text = [IoSlice::new(b"BARRIER=1")];
+        sendmsg::<()>(socket.as_raw_fd(), &text, &passed, MsgFlags::empty(), None)?;
+        self.barrier = Some(ours);
+        Ok(())
+    }
+
+    /// A pipe that hangs up when systemd knows that we are ready; once.
+    pub fn take_barrier(&mut self) -> Option<OwnedFd> {
+        self.barrier.take()
     }
 
     /// Whether something is to be said again: [`Systemd::set_status`] does it.
@@ -166,6 +193,7 @@ mod tests {
             status: String::new(),
             owes_ready: false,
             owes_status: false,
+            barrier: None,
             dropped: 0,
         };
         while systemd.say(&[NotifyState::Watchdog]) {}
@@ -185,6 +213,9 @@ mod tests {
         assert!(!systemd.owes());
         let rest: Vec<_> = std::iter::from_fn(heard).collect();
         let rest: Vec<_> = rest.iter().map(|text| text.trim_end()).collect();
-        assert_eq!(rest, ["READY=1", "STATUS=1/1 ready"]);
+        assert_eq!(rest, ["READY=1", "BARRIER=1", "STATUS=1/1 ready"]);
+        // Who does not take the descriptor has closed it.
+        let barrier = systemd.take_barrier().expect("a pipe");
+        assert_eq!(nix::unistd::read(&barrier, &mut bytes), Ok(0));
     }
 }

@@ -26,8 +26,14 @@ use program::Instruction;
 use std::collections::BTreeMap;
 use weights::Looks;
 
+/// So often it is looked whether yet another line was shut down.
+const ROUNDS: usize = 8;
+
 /// What is known about the choice of lines. Vectors are by listener, then by line.
 pub struct Steering {
+    /// systemd polls the lines, so that none may stop listening: until it knows that the
+    /// service runs (socket units are `listening` until then).
+    watched: bool,
     /// The lines by the number that the kernel has for them: one that stops listening gives
     /// its number to the last one, and one that begins is the last.
     order: Vec<Vec<usize>>,
@@ -48,8 +54,8 @@ pub struct Steering {
     ordered: bool,
     /// What the file about it says.
     noted: Option<String>,
-    /// An error has been told.
-    complained: bool,
+    /// Errors that have been told: of attaching, of handing on.
+    complained: (bool, bool),
     proxy: proxy::Proxy,
 }
 
@@ -64,8 +70,10 @@ struct Place {
 
 impl Steering {
     /// Nothing is attached yet.
-    pub fn new(listeners: &[Listener]) -> Steering {
+    /// `watched`: systemd polls the lines, and would give them up if it saw one shut down.
+    pub fn new(listeners: &[Listener], watched: bool) -> Steering {
         Steering {
+            watched,
             order: listeners
                 .iter()
                 .map(|l| (0..l.lines.len()).collect())
@@ -86,7 +94,7 @@ impl Steering {
             secret: None,
             ordered: false,
             noted: None,
-            complained: false,
+            complained: (false, false),
             proxy: proxy::Proxy::default(),
         }
     }
@@ -137,6 +145,31 @@ impl Engine {
                 // The numbers may be others now.
                 self.attach_for(listener, spread, &places);
                 self.watch_lines(listener, spread, &places, &spares);
+            }
+        }
+        self.note_order();
+    }
+
+    /// systemd has left the sockets to us.
+    pub(super) fn systemd_knows(&mut self) {
+        if let Some(barrier) = self.barrier.take() {
+            self.poller.remove(&barrier);
+        }
+        self.steering.watched = false;
+        self.steering.outdate();
+    }
+
+    /// At the end, when no worker is left: nothing may stay shut down, and the next supervisor
+    /// should find the lines in order.
+    pub(super) fn leave_lines(&mut self) {
+        for listener in 0..self.listeners.len() {
+            let lines = &self.listeners[listener].lines;
+            if lines.iter().any(|line| line.is_shut_down()) {
+                self.mend(listener);
+            }
+            let in_order = self.steering.order[listener].is_sorted();
+            if !in_order && !self.steering.watched && spare::migrates() {
+                self.try_to_put_in_order(listener);
             }
         }
         self.note_order();
@@ -231,8 +264,8 @@ impl Engine {
         let done = setsockopt(&target.lines[0].fd, sockopt::AttachReusePortCbpf, &filter);
         match done {
             Ok(()) => self.steering.attached[listener] = Some(program),
-            Err(error) if !self.steering.complained => {
-                self.steering.complained = true;
+            Err(error) if !self.steering.complained.0 => {
+                self.steering.complained.0 = true;
                 let text = format!(
                     "cannot choose between the sockets of listener {}: {error} (the socket unit \
                      needs ReusePort=yes); connections are spread by the kernel's own hash",
@@ -267,7 +300,8 @@ impl Engine {
         let traffic = matters && self.steering.looks.next.is_none();
         for line in 0..self.listeners[listener].lines.len() {
             let ripening = self.steering.waiting_since.contains_key(&(listener, line));
-            let interest = match spares.contains(&line) && !ripening {
+            let free = !ripening && !self.steering.watched;
+            let interest = match spares.contains(&line) && free {
                 true => Interest::Connection,
                 false => Interest::Hangup,
             };
@@ -288,22 +322,25 @@ impl Engine {
     /// Lines that a worker has shut down (shutdown(2) works for every holder): listen again, and
     /// put the kernel's numbers in order.
     fn mend(&mut self, listener: usize) {
+        let mut down: Vec<usize> = Vec::new();
+        // More may go down meanwhile.
+        for _ in 0..ROUNDS {
+            let lines = &self.listeners[listener].lines;
+            let now_down = (0..lines.len()).filter(|n| lines[*n].is_shut_down());
+            let now_down: Vec<usize> = now_down.collect();
+            let mended = now_down.iter().all(|n| lines[*n].listen_again().is_ok());
+            down.extend(&now_down);
+            if now_down.is_empty() || !mended {
+                break;
+            }
+        }
         let lines = &self.listeners[listener].lines;
-        let down: Vec<usize> = (0..lines.len())
-            .filter(|n| lines[*n].is_shut_down())
-            .collect();
-        let mended = down.iter().all(|n| lines[*n].listen_again().is_ok());
-        let mended = mended && !down.iter().any(|n| lines[*n].is_shut_down());
+        down.retain(|n| *n < lines.len());
         let name = self.listeners[listener].name.clone();
-        if mended {
-            match down.as_slice() {
-                _ if !self.listeners[listener].is_steered() => {}
-                [one] => {
-                    self.renumber(listener, *one, false);
-                    self.renumber(listener, *one, true);
-                }
-                // Which of them was the first is not known.
-                _ => self.try_to_put_in_order(listener),
+        if !down.iter().any(|n| lines[*n].is_shut_down()) {
+            if self.listeners[listener].is_steered() {
+                self.renumber_mended(listener, &down);
+                self.steering.nudge = Some(now() + spare::NOTICE);
             }
             let fate = match spare::migrates() && lines_left(self, listener, &down) {
                 true => "went to other workers",
@@ -316,6 +353,8 @@ impl Engine {
             return;
         }
         // A unix socket stays shut down for good (unix(7) has no way back).
+        down.sort_unstable();
+        down.dedup();
         for line in down {
             self.poller.remove(&self.listeners[listener].lines[line].fd);
         }

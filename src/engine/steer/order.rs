@@ -16,25 +16,16 @@ const LONGEST: u64 = 1 << 16;
 
 impl Engine {
     /// At the start: the order that the file tells. Without one it is that of the lines, as
-    /// systemd opened them; to be sure of that they are put in order if nothing waits in them.
+    /// systemd opened them or a supervisor has left them.
     pub(super) fn find_order(&mut self) {
         let path = self.runtime.order();
         let short = fs::metadata(&path).is_ok_and(|found| found.len() <= LONGEST);
         let told = short.then(|| fs::read_to_string(&path).ok()).flatten();
-        for listener in 0..self.listeners.len() {
-            let lines = &self.listeners[listener].lines;
-            if !self.listeners[listener].is_steered() {
-                continue;
-            }
-            let inodes: Vec<u64> = lines.iter().map(|line| line.inode).collect();
+        for (listener, order) in self.listeners.iter().zip(&mut self.steering.order) {
+            let inodes: Vec<u64> = listener.lines.iter().map(|line| line.inode).collect();
             let known = told.iter().flat_map(|text| text.lines());
-            if let Some(order) = known.filter_map(|line| parse(line, &inodes)).next() {
-                self.steering.order[listener] = order;
-                continue;
-            }
-            let idle = lines.iter().all(|line| line.waiting() == Some(0));
-            if idle && spare::migrates() {
-                self.try_to_put_in_order(listener);
+            if let Some(found) = known.filter_map(|line| parse(line, &inodes)).next() {
+                *order = found;
             }
         }
         self.steering.noted = told;
@@ -87,6 +78,20 @@ impl Engine {
         }
         self.steering.order[listener] = (0..=others.len()).collect();
         Ok(())
+    }
+
+    /// Lines were shut down by workers, and listen again.
+    pub(super) fn renumber_mended(&mut self, listener: usize, down: &[usize]) {
+        for line in down {
+            self.renumber(listener, *line, false);
+        }
+        for line in down {
+            self.renumber(listener, *line, true);
+        }
+        // Of several it is not known which was the first.
+        if down.len() > 1 && !self.steering.watched && spare::migrates() {
+            self.try_to_put_in_order(listener);
+        }
     }
 
     /// Takes down what a line's beginning or end does to the kernel's numbers.

@@ -83,6 +83,7 @@ fn keep(file: &Path) -> io::Result<u64> {
         .mode(0o600)
         .open(&new)?;
     writeln!(written, "{secret:016x}")?;
+    written.sync_all()?;
     fs::rename(&new, file)?;
     Ok(secret)
 }

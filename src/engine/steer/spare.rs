@@ -15,6 +15,7 @@
 use super::super::listeners::Line;
 use super::super::{Engine, Level, Record, now};
 use super::{Place, program};
+use crate::core::SlotId;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockname, socket,
 };
@@ -27,7 +28,7 @@ use std::time::Duration;
 /// may still accept it, and must not see the line shut down while it does.
 pub const PATIENCE: Duration = Duration::from_millis(200);
 /// After which time whoever was handed a connection should have noticed.
-const NOTICE: Duration = Duration::from_millis(50);
+pub const NOTICE: Duration = Duration::from_millis(50);
 /// A connection may be handed on to another spare line; that many times it is tried.
 const ROUNDS: usize = 64;
 
@@ -41,6 +42,9 @@ impl Engine {
     /// Looks after the lines that connections are not to go to, and returns which these are.
     pub(super) fn tend_spares(&mut self, listener: usize, places: &[Place]) -> Vec<usize> {
         let spares = self.spares(listener, places);
+        if self.steering.watched {
+            return spares;
+        }
         let mut waited = 0;
         for _ in 0..ROUNDS {
             let ripe = self.ripe(listener, &spares);
@@ -52,7 +56,7 @@ impl Engine {
             if let Err(error) = self.hand_on(listener, &spares, &ripe) {
                 let keys = ripe.iter().map(|line| ((listener, *line), now()));
                 self.steering.waiting_since.extend(keys);
-                if !std::mem::replace(&mut self.steering.complained, true) {
+                if !std::mem::replace(&mut self.steering.complained.1, true) {
                     self.warn(format!("cannot hand connections on: {error}"));
                 }
                 break;
@@ -63,7 +67,9 @@ impl Engine {
         }
         if waited > 0 {
             self.tell_handed_on(listener, waited);
-            self.steering.nudge = Some(now() + NOTICE);
+            if migrates() {
+                self.steering.nudge = Some(now() + NOTICE);
+            }
         }
         spares
     }
@@ -92,16 +98,32 @@ impl Engine {
     /// them.
     fn spares(&mut self, listener: usize, places: &[Place]) -> Vec<usize> {
         let live = |id| self.core.worker(id).is_some_and(|w| w.state.is_live());
+        // Better wait for the next worker than be reset.
+        let awaited: Vec<usize> = match migrates() {
+            true => Vec::new(),
+            false => self.awaited(listener),
+        };
         let kept = |line: usize| {
             let mut held = self.held.iter();
             let has = |held: &super::super::Held| held.lines.get(listener) == Some(&Some(line));
-            places.iter().any(|p| p.line == line) || held.any(|(id, h)| has(h) && live(*id))
+            places.iter().any(|p| p.line == line)
+                || awaited.contains(&line)
+                || held.any(|(id, h)| has(h) && live(*id))
         };
         let count = self.listeners[listener].lines.len();
         let spares: Vec<usize> = (0..count).filter(|line| !kept(*line)).collect();
         let waiting = &mut self.steering.waiting_since;
         waiting.retain(|(l, line), _| *l != listener || spares.contains(line));
         spares
+    }
+
+    /// The lines of the slots that should have a worker.
+    fn awaited(&self, listener: usize) -> Vec<usize> {
+        let spread = self.spread();
+        let slots = (0..self.core.desired_workers().0).map(SlotId);
+        slots
+            .filter_map(|slot| self.listeners[listener].line_of(slot, spread))
+            .collect()
     }
 
     /// The spare lines whose connections are to be handed on now. Of the others it is noted
@@ -200,6 +222,10 @@ fn knock(address: SocketAddr) -> io::Result<()> {
     let fd: OwnedFd = socket(family, SockType::Stream, flags, None)?;
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(nix::Error::EINPROGRESS) => Ok(()),
+        // No IPv6 on this machine's loopback; the socket takes IPv4 too.
+        Err(nix::Error::EADDRNOTAVAIL) if address.ip() == Ipv6Addr::LOCALHOST => {
+            knock(SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())))
+        }
         Err(error) => Err(error.into()),
     }
 }
