@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drop-ins: further files over a configuration file, as systemd.unit(5) has them.
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{ConfigError, Diagnostic};
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -60,7 +60,7 @@ pub(super) fn drop_ins(file: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// It, or its directory, is or may be written by somebody else.
-pub(super) fn check_owner(drop_in: &Path) -> Result<(), Diagnostic> {
+pub(super) fn check_owner(drop_in: &Path) -> Result<(), ConfigError> {
     let ours = DIRECTORIES
         .iter()
         .any(|directory| drop_in.starts_with(directory));
@@ -70,7 +70,7 @@ pub(super) fn check_owner(drop_in: &Path) -> Result<(), Diagnostic> {
     }
 }
 
-fn only_of(owner: u32, drop_in: &Path) -> Result<(), Diagnostic> {
+fn only_of(owner: u32, drop_in: &Path) -> Result<(), ConfigError> {
     let foreign = |found: &Metadata| {
         let by_group = found.mode() & 0o020 != 0 && found.gid() != 0;
         found.uid() != owner || by_group || found.mode() & 0o002 != 0
@@ -78,7 +78,7 @@ fn only_of(owner: u32, drop_in: &Path) -> Result<(), Diagnostic> {
     for path in drop_in.parent().into_iter().chain([drop_in]) {
         // One that is not there is found out when it is read.
         if std::fs::metadata(path).is_ok_and(|found| foreign(&found)) {
-            return Err(Diagnostic::file(
+            let found = Diagnostic::file(
                 &drop_in.display().to_string(),
                 format!(
                     "others than root can write to {}: it is not read",
@@ -88,7 +88,8 @@ fn only_of(owner: u32, drop_in: &Path) -> Result<(), Diagnostic> {
                     "chown root:root {path}; chmod go-w {path}",
                     path = path.display()
                 )),
-            ));
+            );
+            return Err(found.into());
         }
     }
     Ok(())
