@@ -215,7 +215,7 @@ fn generator_time(table: &mut Table) {
     for number in 0..11 {
         let began = Instant::now();
         let (kept, made) = (folder.join("kept"), folder.join(number.to_string()));
-        app_cluster::units::generator::run(&configuration, &kept, &made);
+        app_cluster::units::generator::run(&configuration, &kept, &made, &made);
         times.push(began.elapsed());
         let units = fs::read_dir(&made).map_or(0, |found| found.count());
         assert_eq!(units, 3 * FILES + 2, "something is missing");

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drop-ins: further files over a configuration file, as systemd.unit(5) has them.
 
+use super::diagnostic::{ConfigError, Diagnostic};
 use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where the configuration of apps is, and where drop-ins for it may be, the more
@@ -52,6 +55,46 @@ pub(super) fn drop_ins(file: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Checks that nobody but root can change the `drop_in` of an app: root's units are made
+/// from it. Those of a file elsewhere are its owner's business.
+///
+/// # Errors
+/// It, or its directory, is or may be written by somebody else.
+pub(super) fn check_owner(drop_in: &Path) -> Result<(), ConfigError> {
+    let ours = DIRECTORIES
+        .iter()
+        .any(|directory| drop_in.starts_with(directory));
+    match ours {
+        true => only_of(0, drop_in),
+        false => Ok(()),
+    }
+}
+
+fn only_of(owner: u32, drop_in: &Path) -> Result<(), ConfigError> {
+    let foreign = |found: &Metadata| {
+        let by_group = found.mode() & 0o020 != 0 && found.gid() != 0;
+        found.uid() != owner || by_group || found.mode() & 0o002 != 0
+    };
+    for path in drop_in.parent().into_iter().chain([drop_in]) {
+        // One that is not there is found out when it is read.
+        if std::fs::metadata(path).is_ok_and(|found| foreign(&found)) {
+            let found = Diagnostic::file(
+                &drop_in.display().to_string(),
+                format!(
+                    "others than root can write to {}: it is not read",
+                    path.display()
+                ),
+                Some(format!(
+                    "chown root:root {path}; chmod go-w {path}",
+                    path = path.display()
+                )),
+            );
+            return Err(found.into());
+        }
+    }
+    Ok(())
+}
+
 fn is_drop_in(name: &str) -> bool {
     name.ends_with(".toml") && !name.starts_with('.')
 }
@@ -59,8 +102,11 @@ fn is_drop_in(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::Config;
+    use super::{check_owner, only_of};
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     #[test]
     fn later_files_replace_what_earlier_ones_say() {
@@ -96,5 +142,29 @@ mod tests {
         fs::write(drop_in.join("40-c.toml"), "\nwrokers = 1").unwrap();
         let error = Config::load(&file).unwrap_err().to_string();
         assert!(error.contains("web.toml.d/40-c.toml:2:1"), "{error}");
+    }
+
+    #[test]
+    fn drop_ins_of_others_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let drop_in = dir.path().join("user.toml");
+        fs::write(&drop_in, "user = \"root\"").unwrap();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(&drop_in, 0o644);
+        mode(dir.path(), 0o755);
+        let own = nix::unistd::geteuid().as_raw();
+        assert!(only_of(own, &drop_in).is_ok());
+        let why = only_of(own + 1, &drop_in).unwrap_err().to_string();
+        assert!(why.contains("others than root can write"), "{why}");
+        for path in [drop_in.as_path(), dir.path()] {
+            mode(path, 0o757);
+            assert!(only_of(own, &drop_in).is_err(), "{}", path.display());
+            mode(path, 0o755);
+        }
+        // Elsewhere anybody may have them.
+        mode(&drop_in, 0o666);
+        assert!(check_owner(&drop_in).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -31,6 +31,25 @@ impl ListenAddress {
             ListenAddress::Tcp(address) => Some(address.port()),
             ListenAddress::Port(port) => Some(*port),
             ListenAddress::Unix(_) => None,
+        }
+    }
+
+    /// What two listeners cannot both have, for people: a port on all addresses, however
+    /// that is written (`[::]` takes IPv4 too), or with one address, or a path.
+    pub fn claim(&self) -> String {
+        match self {
+            ListenAddress::Port(port) => format!("port {port}"),
+            // `[::ffff:127.0.0.1]` is 127.0.0.1.
+            ListenAddress::Tcp(at) => match at.ip().to_canonical() {
+                ip if ip.is_unspecified() => format!("port {}", at.port()),
+                ip @ IpAddr::V4(_) => SocketAddr::new(ip, at.port()).to_string(),
+                IpAddr::V6(_) => at.to_string(),
+            },
+            // Without doubled slashes and the like.
+            ListenAddress::Unix(path) => {
+                let path: PathBuf = path.components().collect();
+                format!("unix:{}", path.display())
+            }
         }
     }
 }
@@ -171,8 +190,14 @@ impl Listen {
         }
         for (n, one) in listeners.iter().enumerate() {
             for other in &listeners[..n] {
-                if one.address == other.address && one.address.port() != Some(0) {
-                    return Err(format!("two listeners have the address {}", one.address));
+                if one.address.port() != Some(0) && one.address.claim() == other.address.claim() {
+                    return Err(match one.address == other.address {
+                        true => format!("two listeners have the address {}", one.address),
+                        false => format!(
+                            "{} and {} are the same address for the kernel",
+                            other.address, one.address
+                        ),
+                    });
                 }
                 if one.name == other.name {
                     return Err(format!(
@@ -230,6 +255,39 @@ mod tests {
             let address = text.split_once('=').filter(|(n, _)| !n.contains(':'));
             let address = address.map_or(text, |(_, address)| address);
             assert_eq!(listen.address.to_string(), address);
+        }
+    }
+
+    #[test]
+    fn one_address_has_several_spellings() {
+        let both = |one: &str, other: &str| {
+            let named = [("a", one), ("b", other)].map(|(name, address)| Listen {
+                name: name.to_owned(),
+                address: address.parse().unwrap(),
+            });
+            Listen::distinct(&named)
+        };
+        for (one, other) in [
+            ("3999", "[::]:3999"),
+            ("3999", "0.0.0.0:3999"),
+            ("0.0.0.0:3999", "[::]:3999"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("unix:/run/a", "unix:/run//a"),
+        ] {
+            let why = both(one, other).unwrap_err();
+            assert!(
+                why.contains("same address") || why.contains("two listeners"),
+                "{why}"
+            );
+        }
+        for (one, other) in [
+            ("3999", "[::]:3998"),
+            ("127.0.0.1:80", "[::1]:80"),
+            ("[fe80::1%2]:80", "[fe80::1%3]:80"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("unix:/run/a", "unix:/run/b"),
+        ] {
+            assert_eq!(both(one, other), Ok(()));
         }
     }
 

@@ -59,6 +59,8 @@ pub const MAX_WORKERS: u32 = 1024;
 /// The most sockets of one listener. The kernel's limit on the program that chooses
 /// between them is 4096 instructions (BPF_MAXINSNS), of which each needs up to 13.
 pub const MAX_LINES: u32 = 256;
+/// The most sockets of an app: more descriptors than that are not taken.
+pub const MAX_SOCKETS: u32 = 4096;
 /// Name in LISTEN_FDNAMES of a slot's own address (`slot_listen`).
 pub const SLOT_LISTENER: &str = "slot";
 
@@ -332,6 +334,7 @@ impl Config {
         let text = file::read(path).map_err(|error| error.diagnostic(&origin))?;
         let mut all = vec![(text, origin)];
         for path in fragments::drop_ins(path) {
+            fragments::check_owner(&path)?;
             let origin = path.display().to_string();
             let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
             all.push((text, origin));

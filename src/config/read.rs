@@ -48,7 +48,7 @@ pub(super) fn for_units(fragments: &[(String, String)]) -> Result<Config, Config
         sockets(file, config);
         unit(file, config);
     };
-    read(fragments, some, together::slot_addresses)
+    read(fragments, some, together::sockets)
 }
 
 fn read(

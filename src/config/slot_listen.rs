@@ -41,7 +41,7 @@ impl SlotListen {
             let address: ListenAddress = text
                 .parse()
                 .map_err(|why: String| format!("slot {slot} has no address: {why}"))?;
-            if let Some(other) = seen.iter().position(|a| *a == address) {
+            if let Some(other) = seen.iter().position(|claim| *claim == address.claim()) {
                 return Err(format!(
                     "slots {other} and {slot} have the same address, {text}"
                 ));
@@ -49,7 +49,7 @@ impl SlotListen {
             if address.port() == Some(0) {
                 return Err(format!("slot {slot} has no port: {text}"));
             }
-            seen.push(address);
+            seen.push(address.claim());
         }
         Ok(())
     }

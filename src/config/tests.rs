@@ -264,6 +264,14 @@ fn wrong_values() {
             "the address of a slot",
         ),
         (
+            "listen = [\"3103\"]\nslot_listen = \"0.0.0.0:31{slot:02}\"",
+            "the address of a slot",
+        ),
+        (
+            "listen = { a = \"3999\", b = \"[::]:3999\" }",
+            "same address",
+        ),
+        (
             "listen = { slot = \"80\" }\nslot_listen = \"127.0.0.1:31{slot:02}\"",
             "can be called \"slot\"",
         ),

@@ -2,8 +2,9 @@
 //! What is wrong only between keys.
 
 use super::toml_reader::Findings;
-use super::{Config, Listen, SLOT_LISTENER, units};
+use super::{Config, Listen, MAX_SOCKETS, SLOT_LISTENER, units};
 use crate::core::Ready;
+use std::collections::BTreeSet;
 
 /// All of it.
 pub(super) fn all(found: &mut Findings, config: &Config) {
@@ -38,11 +39,40 @@ pub(super) fn all(found: &mut Findings, config: &Config) {
             Some("make `start_timeout` longer than the delay".into()),
         );
     }
+    sockets(found, config);
+}
+
+/// That the sockets can all be there, side by side.
+pub(super) fn sockets(found: &mut Findings, config: &Config) {
+    let of_slots = config
+        .slot_listen
+        .as_ref()
+        .map_or(0, |_| config.slots_with_address());
+    let listed = config
+        .listen
+        .iter()
+        .map(|listen| config.lines(&listen.address));
+    let all: u32 = listed.sum::<u32>() + of_slots;
+    if all > MAX_SOCKETS {
+        found.error_at(
+            if config.max_workers.is_some() {
+                "max_workers"
+            } else {
+                "listen"
+            },
+            format!("these are {all} sockets, an app has at most {MAX_SOCKETS}"),
+            Some(
+                "each TCP listener has one for each of `max_workers`: lower that, or use \
+                 balance = \"shared\""
+                    .into(),
+            ),
+        );
+    }
     slot_addresses(found, config);
 }
 
 /// That each slot gets an address of its own, which is no other listener's.
-pub(super) fn slot_addresses(found: &mut Findings, config: &Config) {
+fn slot_addresses(found: &mut Findings, config: &Config) {
     let Some(template) = &config.slot_listen else {
         return;
     };
@@ -52,7 +82,8 @@ pub(super) fn slot_addresses(found: &mut Findings, config: &Config) {
         found.error_at("slot_listen", why, Some(hint));
         return;
     }
-    let same = |listen: &&Listen| (0..slots).any(|n| template.address(n) == listen.address);
+    let claims: BTreeSet<String> = (0..slots).map(|n| template.address(n).claim()).collect();
+    let same = |listen: &&Listen| claims.contains(&listen.address.claim());
     if let Some(listen) = config.listen.iter().find(same) {
         let why = format!(
             "`listen` has {}, which is the address of a slot",
@@ -67,5 +98,30 @@ pub(super) fn slot_addresses(found: &mut Findings, config: &Config) {
     {
         let why = format!("no listener can be called \"{SLOT_LISTENER}\" beside `slot_listen`");
         found.error_at("listen", why, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_has_so_many_sockets_at_most() {
+        let with = |listeners: u32, workers: u32| {
+            let all: Vec<String> = (0..listeners)
+                .map(|n| format!("\"127.0.0.1:{}\"", 4000 + n))
+                .collect();
+            let text = format!(
+                "command = \"x\"\nlisten = [{}]\nbalance = \"even\"\nmax_workers = {workers}",
+                all.join(", ")
+            );
+            Config::parse(&text, "web.toml")
+        };
+        assert!(with(16, 256).is_ok());
+        let why = with(20, 256).unwrap_err().to_string();
+        assert!(
+            why.contains("5120 sockets") && why.contains("at most 4096"),
+            "{why}"
+        );
     }
 }

@@ -135,7 +135,8 @@ pub fn signal(text: &str) -> Result<i32, String> {
 }
 
 /// Checks the name of an app: it is part of unit names, paths and D-Bus names.
-/// `[A-Za-z0-9_.-]`, 1 to 64 characters, not starting with `.` or `-`.
+/// `[A-Za-z0-9_.-]`, 1 to 64 characters, not starting with `.` or `-`; and not ending like
+/// what lies beside an app's own directory in /run/app-cluster: `NAME.sock`, `NAME.toml.d`.
 ///
 /// # Errors
 /// A sentence that says what is wrong with `name`.
@@ -151,6 +152,13 @@ pub fn valid_name(name: &str) -> Result<(), String> {
     } else if name.starts_with(['.', '-']) {
         Err(format!(
             "the name of an app cannot start with `.` or `-`: `{name}`"
+        ))
+    } else if let Some(end) = [".toml", ".d", ".sock"]
+        .iter()
+        .find(|e| name.ends_with(**e))
+    {
+        Err(format!(
+            "the name of an app cannot end in `{end}`, as the files of an app do: `{name}`"
         ))
     } else if let Some(bad) = name.chars().find(|&c| !fits(c)) {
         Err(format!(
@@ -250,7 +258,14 @@ mod tests {
 
     #[test]
     fn names() {
-        for name in ["web", "app-cluster", "a.b_c-1", &"x".repeat(64)] {
+        for name in [
+            "web",
+            "app-cluster",
+            "a.b_c-1",
+            "toml",
+            "x.sock.1",
+            &"x".repeat(64),
+        ] {
             assert_eq!(valid_name(name), Ok(()));
         }
         for name in [
@@ -263,6 +278,9 @@ mod tests {
             "ä",
             "a\n",
             "a@b",
+            "shop.toml",
+            "shop.toml.d",
+            "shop.sock",
             &"x".repeat(65),
         ] {
             assert!(valid_name(name).is_err(), "{name:?}");

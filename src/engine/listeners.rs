@@ -6,7 +6,7 @@
 //! connections (SO_REUSEPORT, socket(7)); or, for `slot_listen`, one on another address for
 //! each slot.
 
-use crate::config::{Config, SLOT_LISTENER, Spread};
+use crate::config::{Config, MAX_SOCKETS, SLOT_LISTENER, Spread};
 use crate::core::SlotId;
 use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
@@ -27,8 +27,6 @@ use std::path::PathBuf;
 const FIRST_FD: RawFd = 256;
 /// Longest backlog that is asked for; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-/// More descriptors than that in LISTEN_FDS are a mistake.
-const MAX_SOCKETS: usize = 4096;
 
 sockopt_impl!(
     TcpInfo,
@@ -103,7 +101,7 @@ pub fn inherit() -> Result<Vec<Passed>> {
     let Some(announced) = announced.filter(|_| for_us) else {
         return Ok(Vec::new());
     };
-    match announced.parse::<usize>() {
+    match announced.parse::<u32>() {
         Ok(count) if count <= MAX_SOCKETS => {}
         _ => bail!(
             "LISTEN_FDS={announced:?} is not a number of sockets (0 to {MAX_SOCKETS}); \

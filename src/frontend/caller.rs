@@ -9,19 +9,27 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// A caller (SO_PEERCRED, unix(7)). That they could connect at all, the mode of the socket
-/// file has decided.
+/// A caller. That they could connect at all, the mode of the socket file has decided.
 pub(super) struct Caller {
-    pub(super) uid: Option<u32>,
-    pid: i32,
+    uid: Option<u32>,
+    /// Whether it is, for all that is known, a process of an app that is not ours.
+    of_another_app: bool,
+}
+
+/// Who connected (SO_PEERCRED, unix(7)), as far as the socket says it.
+pub(super) fn uid(stream: &UnixStream) -> Option<u32> {
+    socket_peercred(stream).ok().map(|c| c.uid.as_raw())
 }
 
 impl Caller {
+    /// To be asked once, when they have just connected: later the process may be gone, and
+    /// its number somebody else's.
     pub(super) fn of(stream: &UnixStream) -> Caller {
-        let credentials = socket_peercred(stream).ok();
+        let uid = uid(stream);
+        let pid = socket_peercred(stream).map_or(0, |c| c.pid.as_raw_nonzero().get());
         Caller {
-            uid: credentials.map(|c| c.uid.as_raw()),
-            pid: credentials.map_or(0, |c| c.pid.as_raw_nonzero().get()),
+            uid,
+            of_another_app: !is_master(uid) && is_another_app(pid),
         }
     }
 
@@ -32,8 +40,7 @@ impl Caller {
     /// # Errors
     /// What to tell a caller who may not.
     pub(super) fn may(&self, call: &Call) -> Result<(), api::Error> {
-        let own = nix::unistd::geteuid().as_raw();
-        if self.uid == Some(0) || self.uid == Some(own) {
+        if is_master(self.uid) {
             return Ok(());
         }
         let for_group = match call {
@@ -43,27 +50,32 @@ impl Caller {
         };
         let text = match () {
             () if !for_group => "only root and the supervisor's own user may do that (try sudo)",
-            () if self.is_another_app() => "another app's processes may not do that",
+            () if self.of_another_app => "another app's processes may not do that",
             () => return Ok(()),
         };
         Err(api::Error::NotAuthorized {
             message: text.to_owned(),
         })
     }
+}
 
-    /// Whether the caller is a process of an app that is not ours. One that cannot be found
-    /// out about counts as such.
-    fn is_another_app(&self) -> bool {
-        let read = |of: &str| fs::read_to_string(format!("/proc/{of}/cgroup")).ok();
-        let theirs = match read(&self.pid.to_string()) {
-            Some(text) => unit_of(&text),
-            // ProtectProc=invisible hides others' processes, but not who is in a cgroup.
-            None if is_there(self.pid) => find_in(Path::new("/sys/fs/cgroup"), self.pid, false),
-            None => return true,
-        };
-        let ours = read("self").and_then(|text| unit_of(&text));
-        theirs.is_some() && theirs != ours
-    }
+/// Whether `uid` may everything: root and the supervisor's own user.
+fn is_master(uid: Option<u32>) -> bool {
+    uid == Some(0) || uid == Some(nix::unistd::geteuid().as_raw())
+}
+
+/// Whether `pid` is a process of an app that is not ours. One that cannot be found out about
+/// counts as such.
+fn is_another_app(pid: i32) -> bool {
+    let read = |of: &str| fs::read_to_string(format!("/proc/{of}/cgroup")).ok();
+    let theirs = match read(&pid.to_string()) {
+        Some(text) => unit_of(&text),
+        // ProtectProc=invisible hides others' processes, but not who is in a cgroup.
+        None if is_there(pid) => find_in(Path::new("/sys/fs/cgroup"), pid, false),
+        None => return true,
+    };
+    let ours = read("self").and_then(|text| unit_of(&text));
+    theirs.is_some() && theirs != ours
 }
 
 fn is_there(pid: i32) -> bool {
@@ -109,6 +121,30 @@ fn find_in(directory: &Path, pid: i32, inside: bool) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is found out at the beginning holds: no process is looked at later.
+    #[test]
+    fn callers_are_judged_when_they_connect() {
+        let look = Call::GetStatus {};
+        let stop = Call::Stop { now: false };
+        for (of_another_app, call, part) in [
+            (false, &look, None),
+            (true, &look, Some("another app's processes")),
+            (false, &stop, Some("only root")),
+        ] {
+            let uid = Some(nix::unistd::geteuid().as_raw() + 1);
+            let caller = Caller {
+                uid,
+                of_another_app,
+            };
+            let told = caller.may(call).err().map(|error| format!("{error:?}"));
+            assert_eq!(told.is_some(), part.is_some(), "{told:?}");
+            assert!(told.is_none_or(|told| told.contains(part.unwrap_or_default())));
+        }
+        // Gone before it could be looked at; no process has such a number (proc(5), pid_max).
+        assert!(is_another_app(i32::MAX));
+        assert!(!is_another_app(std::process::id() as i32));
+    }
 
     #[test]
     fn units_in_paths() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control socket: one thread that accepts, one for each connection.
 
-use super::caller::Caller;
+use super::caller::{self, Caller};
 use super::varlink;
 use super::{Answer, Desk};
 use crate::api::{self, Call};
@@ -81,7 +81,7 @@ fn serve(listener: &UnixListener, desk: &Desk) {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let busy = match Caller::of(&stream).uid {
+        let busy = match caller::uid(&stream) {
             Some(0) => &of_root,
             _ => &of_others,
         };

@@ -7,6 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 
+/// What keeps the packaged socket of `name` closed.
+fn closed(found: &generator::Found) -> Vec<&str> {
+    let text = found.closed.files.values().flat_map(|text| text.lines());
+    text.filter(|line| line.starts_with("Exec")).collect()
+}
+
 /// A folder of configuration, and the generator on it.
 struct Folder {
     etc: tempfile::TempDir,
@@ -53,10 +59,15 @@ fn a_file_that_cannot_be_read_leaves_what_is_open() {
     let found = &folder.run()["shop"];
     assert_eq!(found.units, Units::default());
     assert!(found.wrong[0].contains("shop.toml:4:1: "), "{found:?}");
+    let refuse = format!("ExecStartPre={} refuse shop", generator::PROGRAM);
+    assert_eq!(closed(found), [refuse]);
+    let socket = "app-cluster@shop.socket.d/50-app-cluster.conf";
+    assert!(found.closed.files.contains_key(socket), "{found:?}");
     folder.write("shop", GOOD.as_bytes());
     folder.open("shop");
     folder.write("shop", broken.as_bytes());
     assert_eq!(folder.run()["shop"].units, good);
+    assert_eq!(closed(&folder.run()["shop"]), [""; 0]);
     // Others could have written that.
     fs::set_permissions(
         folder.kept.join("shop"),
@@ -88,7 +99,13 @@ fn of_two_with_one_address_it_stays_with_who_has_it() {
     folder.write("a", GOOD.as_bytes());
     folder.write("c", GOOD.replace("127.0.0.1:4000", "4000").as_bytes());
     let found = folder.run();
-    assert_eq!(found["a"].units, Units::default());
+    // Of the valid file nothing but the address is refused.
+    let service = "app-cluster@a.service.d/50-app-cluster.conf";
+    let units: Vec<&str> = found["a"].units.files.keys().map(String::as_str).collect();
+    assert_eq!(units, [service]);
+    assert!(found["a"].units.files[service].contains("\nUser=shop\n"));
+    assert!(found["a"].units.links.is_empty());
+    assert_eq!(closed(&found["a"]).len(), 1);
     assert!(found["a"].wrong[0].contains("127.0.0.1:4000 is the address of b"));
     assert!(found["b"].wrong.is_empty());
     // Another address, as far as the kernel is concerned.
@@ -96,7 +113,19 @@ fn of_two_with_one_address_it_stays_with_who_has_it() {
     kept::forget("b", &folder.kept);
     let found = folder.run();
     assert!(found["a"].wrong.is_empty() && !found["a"].units.files.is_empty());
-    assert_eq!(found["b"].units, Units::default());
+    assert!(
+        !found["b"]
+            .units
+            .files
+            .contains_key("app-cluster@b.socket.d/50-app-cluster.conf")
+    );
+    assert_eq!(closed(&found["b"]).len(), 1);
+    // The packaged socket of the plain app is enabled, at another address.
+    folder.write("app-cluster", GOOD.as_bytes());
+    let found = folder.run();
+    let socket = "app-cluster.socket.d/50-app-cluster.conf";
+    assert!(found["app-cluster"].closed.files.contains_key(socket));
+    assert!(found["a"].closed.files.is_empty());
     for same in ["0.0.0.0:4000", "[::]:4000"] {
         folder.write("d", GOOD.replace("127.0.0.1:4000", same).as_bytes());
         let wrong = &folder.run()["d"].wrong;
@@ -105,6 +134,47 @@ fn of_two_with_one_address_it_stays_with_who_has_it() {
             "{wrong:?}"
         );
     }
+}
+
+/// With ReusePort= both would listen, and share their connections.
+#[test]
+fn what_is_open_is_taken_though_its_file_is_broken() {
+    let at = |port: u16| format!("command = \"x\"\nlisten = [\"{port}\"]\nbalance = \"even\"");
+    let folder = Folder::new(&[("zzz", &at(8081))]);
+    folder.open("zzz");
+    folder.write("zzz", b"= broken");
+    folder.write("bbb", at(8081).as_bytes());
+    let found = folder.run();
+    assert!(!found["zzz"].units.files.is_empty());
+    assert_eq!(closed(&found["bbb"]).len(), 1, "{:?}", found["bbb"]);
+    assert!(found["bbb"].wrong[0].contains("port 8081 is the address of zzz"));
+    // Nor does it get it by way of a move that somebody else prevents.
+    folder.write("zzz", at(8082).as_bytes());
+    folder.write("aaa", at(8082).as_bytes());
+    let found = folder.run();
+    assert_eq!(closed(&found["aaa"]), [""; 0]);
+    assert!(found["zzz"].wrong[0].contains("port 8082 is the address of aaa"));
+    assert!(found["bbb"].wrong[0].contains("port 8081 is the address of zzz"));
+}
+
+#[test]
+fn what_is_kept_of_a_loser_says_nothing_about_sockets() {
+    let two =
+        "command = \"/bin/true\"\nlisten = { a = \"4000\", b = \"4001\" }\nsandbox = \"strict\"";
+    let folder = Folder::new(&[("a", two), ("b", two)]);
+    let found = folder.run();
+    let text = &found["b"].units.files["app-cluster@b.service.d/50-app-cluster.conf"];
+    assert!(text.contains("ProtectSystem=strict"), "{text}");
+    assert!(!text.contains("app-cluster@b:b.socket"), "{text}");
+}
+
+/// Without `listen`, too, user and sandbox are not to be lost.
+#[test]
+fn units_without_an_address_are_kept() {
+    let folder = Folder::new(&[("shop", "command = \"x\"\nuser = \"shop\"")]);
+    let units = folder.run()["shop"].units.clone();
+    let socket = &units.files["app-cluster@shop.socket.d/50-app-cluster.conf"];
+    assert!(socket.contains(" keep shop\n"), "{socket}");
 }
 
 #[test]
@@ -127,6 +197,23 @@ fn only_files_of_apps_are_read() {
     for (name, found) in &found {
         assert_eq!(found.wrong.is_empty(), name == "shop", "{name}: {found:?}");
     }
+}
+
+#[test]
+fn more_files_than_are_read() {
+    let folder = Folder::new(&[("zzz", GOOD)]);
+    for number in 0..4096 {
+        folder.write(&format!("a{number}"), b"");
+    }
+    let found = folder.run();
+    assert_eq!(found.len(), 4097);
+    let last = &found["zzz"];
+    assert!(
+        last.wrong[0].contains("only 4096 configurations"),
+        "{last:?}"
+    );
+    assert_eq!(closed(last).len(), 1);
+    assert_eq!(closed(&found["a0"]), [""; 0]);
 }
 
 /// What an editor, a disk or a typing error makes of a file.

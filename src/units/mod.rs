@@ -81,6 +81,11 @@ pub fn further_socket(name: &str, listener: &str) -> String {
     format!("app-cluster@{name}:{listener}.socket")
 }
 
+/// Where the drop-in for `unit` is.
+fn drop_in(unit: &str) -> String {
+    format!("{unit}.d/{DROP_IN}")
+}
+
 /// A listener as a socket unit has it.
 struct Socket<'c> {
     unit: String,
@@ -121,8 +126,7 @@ impl Units {
     fn add(&mut self, unit: &str, text: String) {
         let head = "# SPDX-License-Identifier: MIT OR Apache-2.0\n\
                     # Made from the configuration by app-cluster-generator.\n";
-        let path = format!("{unit}.d/{DROP_IN}");
-        self.files.insert(path, format!("{head}{text}"));
+        self.files.insert(drop_in(unit), format!("{head}{text}"));
     }
 }
 
@@ -236,14 +240,12 @@ fn main_socket(
     text += "[Socket]\n";
     text += &main.map(listening).unwrap_or_default();
     text += &ownership(config);
-    if main.is_some() || !further.is_empty() {
-        text += "# So that these sockets outlive a configuration that cannot be read.\n";
-        for (key, verb) in [
-            ("ExecStartPost", kept::KEEP),
-            ("ExecStopPost", kept::FORGET),
-        ] {
-            let _ = writeln!(text, "{key}=-{} {verb} {name}", generator::PROGRAM);
-        }
+    text += "# So that these units outlive a configuration that cannot be read.\n";
+    for (key, verb) in [
+        ("ExecStartPost", kept::KEEP),
+        ("ExecStopPost", kept::FORGET),
+    ] {
+        let _ = writeln!(text, "{key}=-{} {verb} {name}", generator::PROGRAM);
     }
     text
 }
@@ -312,21 +314,12 @@ fn links(name: &str, config: &Config, units: &mut Units) {
     }
 }
 
-/// What two listeners cannot both have: the port with the address, or with all of them.
-fn claim(address: &ListenAddress) -> String {
-    match address {
-        ListenAddress::Port(port) => format!("port {port}"),
-        ListenAddress::Tcp(at) if at.ip().is_unspecified() => format!("port {}", at.port()),
-        other => other.to_string(),
-    }
-}
-
-/// Every address that `config` asks for, as [`claim`] has it.
+/// Every address that `config` asks for, as [`ListenAddress::claim`] has it.
 fn claims(config: &Config) -> Vec<String> {
     let of_slots = config.slot_listen.iter().flat_map(|template| {
         let slots = 0..config.slots_with_address();
-        slots.map(|n| claim(&template.address(n)))
+        slots.map(|n| template.address(n).claim())
     });
-    let listed = config.listen.iter().map(|l: &Listen| claim(&l.address));
+    let listed = config.listen.iter().map(|l: &Listen| l.address.claim());
     listed.chain(of_slots).collect()
 }

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     test!(a_strict_sandbox_lets_a_worker_live),
     test!(a_bad_file_harms_no_other_app),
     test!(a_bad_file_leaves_a_running_app_its_sockets),
+    test!(an_app_without_units_does_not_get_the_packaged_ones),
     test!(autostart_says_what_a_boot_starts),
     test!(processes_of_other_apps_are_not_of_the_group),
 ];
@@ -190,7 +191,7 @@ fn a_bad_file_harms_no_other_app(b: &TestBox) {
     let said = complaints(b);
     for part in [
         "/etc/app-cluster/bad.toml:2:10: ",
-        "bad: app-cluster@bad.service gets no address, user or sandbox",
+        "bad: app-cluster@bad.socket opens nothing until that is mended",
         "/etc/app-cluster/beside.toml:4:1: unknown key `wrokers` (did you mean `workers`?)",
         "later: 127.0.0.1:4000 is the address of good",
         "fifo.toml: this is a FIFO",
@@ -203,12 +204,52 @@ fn a_bad_file_harms_no_other_app(b: &TestBox) {
         assert_eq!(listen, format!("{address} (Stream)"));
     }
     assert_eq!(
-        b.sh("find /run/systemd/generator -name '*@bad*' -o -name '*@later*'")
+        b.sh("cd /run/systemd/generator; find -name '*@bad*' -o -name '*@later*'")
             .ok(),
-        ""
+        "./app-cluster@later.service.d"
     );
     long(b, "systemctl start app-cluster@good.socket").ok();
     assert_eq!(ask(b, "127.0.0.1:4000")["name"], "good");
+}
+
+/// The packaged units have another address, another user and no sandbox.
+fn an_app_without_units_does_not_get_the_packaged_ones(b: &TestBox) {
+    b.run(&["systemctl", "stop", "app-cluster.socket"]).ok();
+    let listen = "listen = [\"127.0.0.1:4000\"]";
+    configure(b, "aaa", listen);
+    configure(b, "app-cluster", &format!("{listen}\nuser = \"nobody\""));
+    configure(b, "broken", &format!("{listen}\n= half a li"));
+    daemon_reload(b);
+    for (socket, service, why) in [
+        (
+            "app-cluster.socket",
+            "app-cluster.service",
+            "is the address of aaa",
+        ),
+        (
+            "app-cluster@broken.socket",
+            "app-cluster@broken.service",
+            "broken.toml:4:1: ",
+        ),
+    ] {
+        long(b, &format!("systemctl start {service}")).fails();
+        assert_eq!(b.show(socket, "ActiveState"), "failed");
+        assert_eq!(b.show(service, "ActiveState"), "inactive");
+        let said = b.journal(&["-u", socket]);
+        assert!(said.contains(why), "{said}");
+        assert!(said.contains("systemctl daemon-reload"), "{said}");
+    }
+    let open = b.sh("ss -Hltn; ls /run/app-cluster").ok();
+    assert!(
+        !open.contains(":3000") && !open.contains("broken.sock"),
+        "{open}"
+    );
+    assert_eq!(b.show("app-cluster.service", "User"), "nobody");
+    // Mended, they start.
+    b.run(&["rm", "/etc/app-cluster/aaa.toml"]).ok();
+    daemon_reload(b);
+    long(b, "systemctl start app-cluster.service").ok();
+    assert_eq!(ask(b, "127.0.0.1:4000")["name"], "app-cluster");
 }
 
 /// Any upgrade of any package may reload systemd at the wrong moment.

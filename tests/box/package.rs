@@ -8,6 +8,7 @@ pub const TESTS: &[Test] = &[
     test!(socket_listens_after_install),
     test!(upgrade_restarts_only_what_runs),
     test!(upgrade_respects_a_disabled_socket),
+    test!(upgrade_leaves_the_administrators_sysctl),
     test!(remove_stops_everything),
     test!(purge_leaves_nothing),
     test!(reinstall_after_remove),
@@ -139,6 +140,22 @@ fn upgrade_respects_a_disabled_socket(b: &TestBox) {
         b.read("/etc/app-cluster/app-cluster.toml")
             .ends_with("# mine\n")
     );
+}
+
+fn upgrade_leaves_the_administrators_sysctl(b: &TestBox) {
+    let value = || {
+        b.read("/proc/sys/net/ipv4/tcp_migrate_req")
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(value(), "1");
+    b.write(
+        "/etc/sysctl.d/90-own.conf",
+        "net.ipv4.tcp_migrate_req = 0\n",
+    );
+    b.sh("echo 0 >/proc/sys/net/ipv4/tcp_migrate_req").ok();
+    b.install_file(&b.repack("99.0"));
+    assert_eq!(value(), "0");
 }
 
 fn remove_stops_everything(b: &TestBox) {
