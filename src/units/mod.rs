@@ -278,7 +278,8 @@ fn service_drop_in(name: &str, config: &Config, further: &[&Socket<'_>]) -> Stri
     }
     let longest = STOP.max(config.drain_timeout.saturating_add(STOP_MARGIN));
     let _ = writeln!(text, "TimeoutStopSec={}s", longest.as_secs());
-    if config.spread() == Spread::Sticky || config.sandbox == Sandbox::Strict {
+    // For the secret of `sticky`, which a reload may change to from `even`.
+    if config.spread() != Spread::Shared || config.sandbox == Sandbox::Strict {
         let _ = writeln!(text, "StateDirectory=app-cluster/{name}");
         text += "StateDirectoryMode=0700\n";
     }
