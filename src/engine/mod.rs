@@ -6,6 +6,7 @@
 //! wait itself, and what one worker does never leaves a turn as an error: it is an
 //! event.
 
+mod announce;
 mod bind;
 mod cgroup;
 mod events;
@@ -35,10 +36,7 @@ pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
 
 use crate::config::{Config, ConfigError, Launch};
-use crate::core::{
-    Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, Transition, WorkerId,
-    WorkerState,
-};
+use crate::core::{Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, WorkerId};
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, Desk, OpenCalls};
 use crate::units::Running;
@@ -363,40 +361,6 @@ impl Engine {
 
     fn warn(&mut self, message: impl Into<String>) {
         self.journal.log(Record::plain(Level::Warning, message));
-    }
-
-    /// Everything that is derived from a change of state.
-    fn announce(&mut self, transition: &Transition) {
-        self.steering.outdate();
-        let mut record = events::record(transition);
-        record.cgroup = self.cgroup_name(record.worker);
-        self.log(record);
-        if let Transition::Worker {
-            to: WorkerState::Ready,
-            ..
-        } = transition
-        {
-            for line in self.listeners.iter().flat_map(|l| &l.lines) {
-                // A worker's own listen(2) may have shortened the queue for all.
-                let _ = line.restore_backlog();
-            }
-        }
-        if let Some(progress) = events::worker_progress(transition) {
-            for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
-                waiting.steps -= 1;
-                let progress = progress.clone();
-                let step = crate::api::Progress { progress };
-                let _ = waiting.answers.send(Answer::Progress(step));
-            }
-        }
-    }
-
-    /// The line for `STATUS=`.
-    fn status_line(&self) -> String {
-        match &self.broken {
-            Some(broken) => format!("degraded: {broken}; {}", self.core.status_line()),
-            None => self.core.status_line(),
-        }
     }
 
     fn cgroup_name(&self, worker: Option<WorkerId>) -> Option<String> {
