@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What follows from a change of state besides what the core decides: a log line, progress
+//! for those who wait, and what the change means for the sockets.
+
+use super::{Answer, Engine, events};
+use crate::core::{Transition, WorkerState};
+
+impl Engine {
+    /// Everything that is derived from a change of state.
+    pub(super) fn announce(&mut self, transition: &Transition) {
+        self.steering.outdate();
+        let mut record = events::record(transition);
+        record.cgroup = self.cgroup_name(record.worker);
+        self.log(record);
+        if let Transition::Worker {
+            to: WorkerState::Ready,
+            ..
+        } = transition
+        {
+            for line in self.listeners.iter().flat_map(|l| &l.lines) {
+                // A worker's own listen(2) may have shortened the queue for all.
+                let _ = line.restore_backlog();
+            }
+        }
+        if let Some(progress) = events::worker_progress(transition) {
+            for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
+                waiting.steps -= 1;
+                let progress = progress.clone();
+                let step = crate::api::Progress { progress };
+                let _ = waiting.answers.send(Answer::Progress(step));
+            }
+        }
+    }
+
+    /// The line for `STATUS=`.
+    pub(super) fn status_line(&self) -> String {
+        match &self.broken {
+            Some(broken) => format!("degraded: {broken}; {}", self.core.status_line()),
+            None => self.core.status_line(),
+        }
+    }
+}
