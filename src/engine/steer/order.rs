@@ -7,7 +7,6 @@
 //! the runtime directory tells the next supervisor.
 
 use super::super::{Engine, now};
-use super::spare;
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -76,7 +75,11 @@ impl Engine {
     /// has shut one down meanwhile.
     fn put_in_order(&mut self, listener: usize) -> io::Result<bool> {
         let lines = &self.listeners[listener].lines;
-        let mut alone = !lines[0].is_shut_down();
+        if lines[0].is_shut_down() {
+            // None would be left.
+            return Ok(false);
+        }
+        let mut alone = true;
         for line in lines[1..].iter().rev() {
             alone &= line.stop_listening()?;
         }
@@ -97,8 +100,11 @@ impl Engine {
         for line in down {
             self.renumber(listener, *line, true);
         }
-        // Of several it is not known which was the first, and there may have been others.
-        self.steering.uncertain.insert(listener);
+        // Of several it is not known which was the first. (Not always: each time costs a
+        // handshake under way now and then.)
+        if down.len() > 1 {
+            self.steering.uncertain.insert(listener);
+        }
     }
 
     /// Puts lines in order whose order is not known, as soon as that loses nothing.
@@ -113,10 +119,10 @@ impl Engine {
         self.steering.settle = later.then(|| now() + SETTLE);
     }
 
-    /// Whether lines may stop listening now: what waits in them moves, or nothing waits.
+    /// Whether lines may stop listening now: nothing waits in them.
     pub(super) fn may_put_in_order(&self, listener: usize) -> bool {
         let mut lines = self.listeners[listener].lines.iter();
-        !self.steering.watched && (spare::migrates() || lines.all(|line| line.waiting() == Some(0)))
+        !self.steering.watched && lines.all(|line| line.waiting() == Some(0))
     }
 
     /// Takes down what a line's beginning or end does to the kernel's numbers.
