@@ -329,7 +329,7 @@ impl Engine {
 
     /// Lines that a worker has shut down (shutdown(2) works for every holder): listen again, and
     /// put the kernel's numbers in order.
-    fn mend(&mut self, listener: usize) {
+    pub(super) fn mend(&mut self, listener: usize) {
         let mut down: Vec<usize> = Vec::new();
         // More may go down meanwhile.
         for _ in 0..ROUNDS {

@@ -6,6 +6,7 @@
 //! sockets outlive us, and so does their order: where it is not that of the lines, a file in
 //! the runtime directory tells the next supervisor.
 
+use super::super::listeners::Line;
 use super::super::{Engine, now};
 use std::fs;
 use std::io;
@@ -119,10 +120,11 @@ impl Engine {
         self.steering.settle = later.then(|| now() + SETTLE);
     }
 
-    /// Whether lines may stop listening now: nothing waits in them.
+    /// Whether lines may stop listening now: what waits in them moves, or nothing waits.
     pub(super) fn may_put_in_order(&self, listener: usize) -> bool {
         let mut lines = self.listeners[listener].lines.iter();
-        !self.steering.watched && lines.all(|line| line.waiting() == Some(0))
+        let idle = lines.all(|line| line.waiting() == Some(0));
+        !self.steering.watched && (idle || super::spare::migrates())
     }
 
     /// Takes down what a line's beginning or end does to the kernel's numbers.
@@ -146,6 +148,14 @@ impl Engine {
         for line in lines {
             self.listeners[listener].lines[*line].listen_again()?;
             self.renumber(listener, *line, true);
+        }
+        // A worker's own shutdown in between: before or after ours?
+        if self.listeners[listener]
+            .lines
+            .iter()
+            .any(Line::is_shut_down)
+        {
+            self.steering.uncertain.insert(listener);
         }
         Ok(())
     }

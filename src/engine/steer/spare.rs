@@ -45,6 +45,14 @@ impl Engine {
         if self.steering.watched {
             return spares;
         }
+        // The numbers are only right as long as each end of a line was taken down in turn.
+        if self.listeners[listener]
+            .lines
+            .iter()
+            .any(Line::is_shut_down)
+        {
+            self.mend(listener);
+        }
         let mut waited = 0;
         for _ in 0..ROUNDS {
             let ripe = self.ripe(listener, &spares);
