@@ -50,6 +50,8 @@ function cleanEnvironment() {
  */
 function attach(fd, id) {
   if (!require('fs').fstatSync(fd).isSocket()) return;
+  const holders = () => process.listenerCount('message') + process.listenerCount('disconnect');
+  const before = holders();
   // The module that is loaded first by this name decides on worker or primary.
   process.env.NODE_UNIQUE_ID = id;
   try {
@@ -60,9 +62,9 @@ function attach(fd, id) {
   } finally {
     delete process.env.NODE_UNIQUE_ID;
   }
-  // The channel does not hold this process, unlike a worker's: it may be a step of the start script
-  // that ends by itself ("tsc && node app.js"), and the next one attaches again.
-  process.channel.unrefCounted();
+  // Node's own listeners do not hold this process, unlike a worker's: it may be a step of the start
+  // script that ends by itself ("tsc && node app.js"), and the next one attaches again.
+  for (let count = holders() - before; count > 0; count--) process.channel.unrefCounted();
 }
 
 /** Replaces a method by what `make` makes of it; name, length and flags stay. */
