@@ -373,7 +373,8 @@ function drain({ quiet, within, hurry }) {
 function release() {
   // The app has not closed these, so that it has not yet heard of it.
   for (const server of live()) if (server._handle && server._handle.appCluster) server.close();
-  process.channel.unref();
+  // A signal that was sent before this message may be noticed after it: a loop without work would end first.
+  setTimeout(() => process.channel && process.channel.unref(), 50);
 }
 
 function vitals() {
