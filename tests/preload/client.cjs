@@ -51,7 +51,8 @@ function streams(url) {
     say('ready');
     while (left && !session.closed && !session.destroyed) {
       const text = await ask('/');
-      if (!text.startsWith('{')) say({ lost: text });
+      // Refused means that the server has not taken it and that it may be sent elsewhere.
+      if (!text.startsWith('{') && !text.includes('REFUSED')) say({ lost: text });
     }
   });
 }

@@ -123,7 +123,7 @@ fn it_survives_what_is_missing(node: &Node) {
         let begin = Start::new(node).options(&options);
         let worker = begin.spawn(&["node", &file.display().to_string()], &Sockets::default());
         assert_eq!(worker.event("here"), json!({"event": "here"}), "{number}");
-        worker.drain(10, 1000);
+        worker.send(&json!({"cmd": "NODE_APP_CLUSTER", "act": "drain", "quiet": 10}));
         worker.act("vitals");
         worker.act("release");
     }

@@ -41,7 +41,7 @@ fn own_close_loses_nothing(node: &Node) {
     let load = Load::start(spec.with(Kind::Slow { ms: 400 }, 2)).expect("a load");
     for _ in 0..scale(10, 3) {
         let new = begin();
-        load.wait_for_more(500, Duration::from_secs(60))
+        load.wait_for_more(6, Duration::from_secs(60))
             .expect("requests");
         // It also closes its idle connections, as programs for older versions do.
         current.send(&json!({"do": "close"}));

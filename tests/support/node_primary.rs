@@ -213,13 +213,19 @@ impl Worker {
         self.send(&json!({"cmd": OURS, "act": act}));
     }
 
-    /// The times are in milliseconds.
+    /// Asks for a drain of its one server, in milliseconds, and waits until that has stopped
+    /// listening. Returns when it was asked for.
+    #[track_caller]
     pub fn drain(&self, quiet: u64, within: u64) -> Instant {
+        let begun = Instant::now();
         self.send(
             &json!({"cmd": OURS, "act": "drain", "quiet": quiet, "within": within,
             "hurry": false}),
         );
-        Instant::now()
+        self.wait("closed key", |m| {
+            m["cmd"] == "NODE_CLUSTER" && m["act"] == "close"
+        });
+        begun
     }
 
     /// All messages so far that fit.
