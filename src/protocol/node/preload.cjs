@@ -399,12 +399,12 @@ function install() {
 }
 
 try {
+  delete require.cache[__filename];
   if (require('worker_threads').isMainThread) {
     const { APP_CLUSTER_FD: fd, APP_CLUSTER_ID: id } = process.env;
     const late = fd && id && !process.send;
     if (!(late && isLauncher())) {
       cleanEnvironment();
-      delete require.cache[__filename];
       if (parseInt(process.versions.node, 10) >= 18) {
         if (late && process.argv[1]) attach(Number(fd), id);
         if (process.send && require('cluster').isWorker) install();
