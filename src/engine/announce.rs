@@ -21,6 +21,7 @@ impl Engine {
                 // A worker's own listen(2) may have shortened the queue for all.
                 let _ = line.restore_backlog();
             }
+            self.deal();
         }
         if let Some(progress) = events::worker_progress(transition) {
             for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
