@@ -223,6 +223,20 @@ impl Line {
         listen_on(&self.fd)
     }
 
+    /// Attaches a program to all lines that listen where this one does (socket(7)).
+    ///
+    /// If the line has been shut down it fails with EINVAL, and must: the kernel would put the
+    /// line into a group of its own, with the program, where it could not listen again
+    /// (EADDRINUSE) before all others have stopped. There is no such group without SO_REUSEPORT,
+    /// so that is off meanwhile. Of lines that listen only the first that the kernel finds is
+    /// asked for it: the newest one of IPv4, the oldest one of IPv6.
+    pub fn attach(&self, program: &libc::sock_fprog) -> nix::Result<()> {
+        setsockopt(&self.fd, sockopt::ReusePort, &false)?;
+        let attached = setsockopt(&self.fd, sockopt::AttachReusePortCbpf, program);
+        setsockopt(&self.fd, sockopt::ReusePort, &true)?;
+        attached
+    }
+
     /// Whether each connection that comes is to be announced to us by SIGIO. Unlike what
     /// epoll(7) says, that is seen also if a worker was quicker to accept it.
     pub fn announce(&self, connections: bool) -> nix::Result<()> {
@@ -300,10 +314,12 @@ impl Listener {
 
     /// Lets lines that stop listening begin again while connections that they had accepted
     /// live: without SO_REUSEADDR listen(2) would fail with EADDRINUSE (verified on Linux 6.1
-    /// to 6.18). systemd sets it too. And we get their signals.
+    /// to 6.18). systemd sets it too. SO_REUSEPORT may be off if we were killed in
+    /// [`Line::attach`]. And we get their signals.
     pub fn prepare_for_steering(&self) -> Result<()> {
         for line in self.lines.iter().filter(|_| self.is_steered()) {
             setsockopt(&line.fd, sockopt::ReuseAddr, &true)?;
+            setsockopt(&line.fd, sockopt::ReusePort, &true)?;
             crate::sys::own_signals_of(line.fd.as_fd())?;
         }
         Ok(())

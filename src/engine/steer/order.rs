@@ -103,7 +103,7 @@ impl Engine {
         }
         // Of several it is not known which was the first. (Not always: each time costs a
         // handshake under way now and then.)
-        if down.len() > 1 {
+        if down.iter().any(|line| *line != down[0]) {
             self.steering.uncertain.insert(listener);
         }
     }
