@@ -219,7 +219,15 @@ impl Line {
 
     /// Makes a socket listen again that was shut down (shutdown(2) on a listening socket
     /// works on it for every holder).
+    ///
+    /// A second shutdown(2) fails with ENOTCONN, but leaves its mark: each connection that the
+    /// socket accepts later would be reset as soon as data comes. That is taken away by
+    /// connect(2) to AF_UNSPEC (verified on Linux 6.18).
     pub fn listen_again(&self) -> nix::Result<()> {
+        if self.tcp {
+            rustix::net::connect_unspec(&self.fd)
+                .map_err(|error| nix::Error::from_raw(error.raw_os_error()))?;
+        }
         listen_on(&self.fd)
     }
 

@@ -153,7 +153,8 @@ impl Engine {
         ripe
     }
 
-    fn is_held(&self, listener: usize, line: usize) -> bool {
+    /// Whether a worker has the line, be it one that is leaving.
+    pub(super) fn is_held(&self, listener: usize, line: usize) -> bool {
         let mut held = self.held.values();
         held.any(|held| held.lines.get(listener) == Some(&Some(line)))
     }
@@ -164,7 +165,7 @@ impl Engine {
     fn hand_on(&mut self, listener: usize, spares: &[usize], ripe: &[usize]) -> io::Result<()> {
         let together = |line: &&usize| ripe.contains(line) || !self.is_held(listener, **line);
         let lines: Vec<usize> = spares.iter().filter(together).copied().collect();
-        if let Some(last) = lines.last() {
+        if let Some(last) = lines.last().filter(|_| lines.len() > 1) {
             // A trial: a line that could not listen again would be lost.
             self.stop_and_listen(listener, &[*last])?;
         }
