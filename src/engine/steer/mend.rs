@@ -41,6 +41,15 @@ impl Engine {
         }
     }
 
+    /// The numbers are only right as long as each end of a line is taken down in turn, so what
+    /// workers have done goes before what we are about to do.
+    pub(super) fn mend_now(&mut self, listener: usize) {
+        let mut lines = self.listeners[listener].lines.iter();
+        if !self.steering.watched && lines.any(|line| line.is_shut_down()) {
+            self.mend(listener);
+        }
+    }
+
     fn take_down_mended(&mut self, listener: usize, mended: &[usize]) {
         let target = &self.listeners[listener];
         let left = target.is_steered() && mended.len() < target.lines.len();

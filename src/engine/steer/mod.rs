@@ -116,7 +116,11 @@ impl Steering {
             .values()
             .map(|since| *since + spare::PATIENCE);
         let others = self.nudge.into_iter().chain(self.looks.next);
-        spare.chain(others).chain(self.settle).chain(self.mend).min()
+        spare
+            .chain(others)
+            .chain(self.settle)
+            .chain(self.mend)
+            .min()
     }
 }
 
@@ -147,6 +151,7 @@ impl Engine {
         }
         for listener in 0..self.listeners.len() {
             if self.listeners[listener].is_steered() {
+                self.mend_now(listener);
                 let places = self.places(listener, spread);
                 self.attach_for(listener, spread, &places);
                 let spares = self.tend_spares(listener, &places);

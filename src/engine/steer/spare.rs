@@ -29,8 +29,6 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_millis(200);
 /// After which time whoever was handed a connection should have noticed.
 pub const NOTICE: Duration = Duration::from_millis(50);
-/// A connection may be handed on to another spare line; that many times it is tried.
-const ROUNDS: usize = 64;
 
 /// Whether connections move from a socket that is shut down to another one.
 pub fn migrates() -> bool {
@@ -45,32 +43,25 @@ impl Engine {
         if self.steering.watched {
             return spares;
         }
-        // The numbers are only right as long as each end of a line was taken down in turn.
-        if self.listeners[listener]
-            .lines
-            .iter()
-            .any(Line::is_shut_down)
-        {
-            self.mend(listener);
+        let lines = &self.listeners[listener].lines;
+        if places.iter().all(|place| lines[place.line].is_shut_down()) {
+            // Shut down just now: they could go nowhere. That is mended first.
+            let keys = spares.iter().map(|line| ((listener, *line), now()));
+            self.steering.waiting_since.extend(keys);
+            return spares;
         }
-        let mut waited = 0;
-        for _ in 0..ROUNDS {
-            let ripe = self.ripe(listener, &spares);
-            if ripe.is_empty() {
-                break;
-            }
-            let queued = |n: &usize| self.listeners[listener].lines[*n].waiting().unwrap_or(0);
-            waited += ripe.iter().map(queued).sum::<u32>();
-            if let Err(error) = self.hand_on(listener, &spares, &ripe) {
-                let keys = ripe.iter().map(|line| ((listener, *line), now()));
-                self.steering.waiting_since.extend(keys);
-                if !std::mem::replace(&mut self.steering.complained.1, true) {
-                    self.warn(format!("cannot hand connections on: {error}"));
-                }
-                break;
-            }
-            if !migrates() {
-                break;
+        // Once a turn: what comes meanwhile is reported again, after all that has to be mended.
+        let ripe = self.ripe(listener, &spares);
+        if ripe.is_empty() {
+            return spares;
+        }
+        let queued = |n: &usize| self.listeners[listener].lines[*n].waiting().unwrap_or(0);
+        let waited = ripe.iter().map(queued).sum::<u32>();
+        if let Err(error) = self.hand_on(listener, &spares, &ripe) {
+            let keys = ripe.iter().map(|line| ((listener, *line), now()));
+            self.steering.waiting_since.extend(keys);
+            if !std::mem::replace(&mut self.steering.complained.1, true) {
+                self.warn(format!("cannot hand connections on: {error}"));
             }
         }
         if waited > 0 {
