@@ -129,3 +129,67 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::program;
+    use crate::config::ListenAddress;
+    use crate::engine::bind::open_lines;
+    use crate::engine::listeners::Line;
+    use nix::libc::sock_fprog;
+    use nix::sys::socket::{SockaddrStorage, getsockname};
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    fn lines(count: u32) -> (Vec<Line>, SocketAddr) {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let lines = open_lines(&ListenAddress::Tcp(any), count).unwrap();
+        let name: SockaddrStorage = getsockname(lines[0].fd.as_raw_fd()).unwrap();
+        let address = SocketAddr::from(*name.as_sockaddr_in().unwrap());
+        (lines, address)
+    }
+
+    fn attach(line: &Line, number: u32) -> nix::Result<()> {
+        let mut encoded = program::encode(&program::always(number));
+        line.attach(&sock_fprog {
+            len: encoded.len() as u16,
+            filter: encoded.as_mut_ptr(),
+        })
+    }
+
+    /// Which of the lines gets a connection, after a word was said on it.
+    fn taken(lines: &[Line], address: SocketAddr) -> usize {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"x").unwrap();
+        let line = lines.iter().position(|l| l.waiting() == Some(1)).unwrap();
+        let listening = TcpListener::from(lines[line].fd.try_clone().unwrap());
+        let (mut taken, mut word) = (listening.accept().unwrap().0, [0]);
+        taken.read_exact(&mut word).unwrap();
+        line
+    }
+
+    #[test]
+    fn a_program_does_not_part_a_line_that_is_down_from_the_others() {
+        let (lines, address) = lines(3);
+        attach(&lines[0], 2).unwrap();
+        assert_eq!(taken(&lines, address), 2);
+        assert!(lines[0].stop_listening().unwrap());
+        assert_eq!(attach(&lines[0], 0), Err(nix::Error::EINVAL));
+        lines[0].listen_again().unwrap();
+        // The last took the place of the first, which is the last now.
+        for (number, line) in [2, 1, 0].into_iter().enumerate() {
+            attach(&lines[0], number as u32).unwrap();
+            assert_eq!(taken(&lines, address), line);
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_shut_down_twice_serves_again() {
+        let (lines, address) = lines(1);
+        assert!(lines[0].stop_listening().unwrap());
+        assert!(!lines[0].stop_listening().unwrap());
+        lines[0].listen_again().unwrap();
+        assert_eq!(taken(&lines, address), 0);
+    }
+}
