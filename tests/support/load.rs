@@ -58,6 +58,8 @@ pub struct Clients {
     pub threads: usize,
     /// At least this long from the start of one request to the start of the next, per thread.
     pub pace: Option<Duration>,
+    /// From an answer to the next request of the same thread.
+    pub think: Duration,
 }
 
 /// What to do. Build it with [`LoadSpec::tcp`] or [`LoadSpec::unix`] and [`LoadSpec::with`].
@@ -75,6 +77,8 @@ pub struct LoadSpec {
     pub answer_within: Duration,
     /// Each kind stops by itself after this many requests.
     pub limit: Option<u64>,
+    /// The body of [`Kind::SlowPost`] in bytes; a multiple of ten.
+    pub post_bytes: usize,
 }
 
 impl LoadSpec {
@@ -87,6 +91,7 @@ impl LoadSpec {
             path: "/".into(),
             answer_within: Duration::from_secs(30),
             limit: None,
+            post_bytes: 40,
         }
     }
 
@@ -99,11 +104,17 @@ impl LoadSpec {
     }
 
     /// Adds clients that go as fast as they can.
-    pub fn with(mut self, kind: Kind, threads: usize) -> LoadSpec {
+    pub fn with(self, kind: Kind, threads: usize) -> LoadSpec {
+        self.with_think(kind, threads, Duration::ZERO)
+    }
+
+    /// Adds clients that wait this long after each answer.
+    pub fn with_think(mut self, kind: Kind, threads: usize, think: Duration) -> LoadSpec {
         self.clients.push(Clients {
             kind,
             threads,
             pace: None,
+            think,
         });
         self
     }
@@ -115,6 +126,7 @@ impl LoadSpec {
             kind,
             threads,
             pace,
+            think: Duration::ZERO,
         });
         self
     }
@@ -359,8 +371,9 @@ impl Worker {
             } else {
                 pace
             };
-            if !pause.is_zero() {
-                self.shared.pause_until(start + pause);
+            let until = (start + pause).max(Instant::now() + self.clients.think);
+            if !(pause.is_zero() && self.clients.think.is_zero()) {
+                self.shared.pause_until(until);
             }
         }
     }
