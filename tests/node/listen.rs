@@ -5,6 +5,8 @@ use crate::Row;
 use crate::app::{App, assert_no_crash, eval, eval_in, free_port, request, script, serves};
 use crate::dev::{Dev, wait};
 use crate::versions::Node;
+use nix::libc;
+use nix::{getsockopt_impl, sockopt_impl};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -281,12 +283,12 @@ fn backlog(node: &Node) -> Result<(), String> {
     Ok(())
 }
 
-nix::sockopt_impl!(
+sockopt_impl!(
     TcpInfo,
     GetOnly,
-    nix::libc::IPPROTO_TCP,
-    nix::libc::TCP_INFO,
-    nix::libc::tcp_info
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    libc::tcp_info
 );
 
 /// The longest queue of the listening socket with this port that the process holds.
