@@ -16,7 +16,7 @@ pub const ROWS: &[Row] = &[
 const LOOK: &str = "const { default: more } = { default: {} }; \
     return { \
       execArgv: process.execArgv, options: process.env.NODE_OPTIONS || null, \
-      env: Object.keys(process.env).filter((k) => /^NODE_|APP_CLUSTER_(FD|ID)$/.test(k)).sort(), \
+      env: Object.keys(process.env).filter((k) => /^NODE_(CHANNEL|UNIQUE|OPTIONS|APP)|^APP_CLUSTER_(FD|ID)$/.test(k)).sort(), \
       modules: Object.keys(require.cache).filter((k) => !k.endsWith('kit.cjs')), \
       main: require.main && require.main.filename.endsWith('kit.cjs'), \
       globals: Object.getOwnPropertyNames(globalThis).length, \

@@ -165,14 +165,19 @@ fn own_ports(node: &Node) -> Result<(), String> {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
         assert!(both_answer((Ipv6Addr::LOCALHOST, two).into(), &dev));
     }
-    dev.wait_for_line(&one.to_string());
+    dev.wait_for_line(&format!("{one}, which is not one of the app's addresses"));
+    // Nobody listens any more: a client is refused instead of waiting for ever.
+    let refused = |port: u16| {
+        wait("the port is closed", || {
+            let stream = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+            stream.is_err().then_some(())
+        });
+    };
+    let three = free_port();
+    assert!(try_listen(&dev, 0, &three.to_string(), false)["at"].is_object());
+    refused(three);
     dev.cli(&["reload", "web"]).succeeded();
-    // Nobody asks any more: a client is refused instead of waiting for ever.
-    wait("the ports are closed", || {
-        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, one))
-            .is_err()
-            .then_some(())
-    });
+    refused(one);
     assert_no_crash(&dev);
     dev.stop();
     Ok(())

@@ -115,9 +115,11 @@ fn hooks(node: &Node) -> Result<(), String> {
     Ok(())
 }
 
+/// Nobody tells us which signal it acts on: the configuration says so.
 fn hooks_without_preload(node: &Node) -> Result<(), String> {
     for (hooks, why) in EVERY_HOOK {
-        run_once(hooked(node, hooks).keys("node.preload = false"), why, "0");
+        let keys = format!("node.preload = false\nstop_signal = {why:?}");
+        run_once(hooked(node, hooks).keys(&keys), why, "0");
     }
     Ok(())
 }

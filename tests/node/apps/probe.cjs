@@ -16,7 +16,7 @@ const sockets = fs.readdirSync('/proc/self/fd').filter((fd) => {
 }).length;
 const told = {
   isPrimary: cluster.isPrimary,
-  env: Object.keys(process.env).filter((k) => /^NODE_|APP_CLUSTER_(FD|ID)$/.test(k)).sort(),
+  env: Object.keys(process.env).filter((k) => /^NODE_(CHANNEL|UNIQUE|OPTIONS|APP)|^APP_CLUSTER_(FD|ID)$/.test(k)).sort(),
   execArgv: process.execArgv,
   // Methods of Node itself come from its own files.
   patched: !/^(async )?(function|close|\()/.test(String(net.Server.prototype.close)) ||
