@@ -176,6 +176,27 @@ pub fn serves(address: impl std::net::ToSocketAddrs) -> bool {
     request(address, "GET /", "").is_ok()
 }
 
+/// Every socket of the process has O_NONBLOCK (flags of proc_pid_fdinfo(5)): Node takes them as
+/// they come, and one that blocks would stop its event loop.
+#[track_caller]
+pub fn assert_nothing_blocks(pid: i32) {
+    let directory = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors");
+    let mut sockets = 0;
+    for entry in directory.flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let number = entry.file_name().to_string_lossy().into_owned();
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+        let (Ok(info), true) = (info, target.to_string_lossy().starts_with("socket:")) else {
+            continue;
+        };
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = u32::from_str_radix(flags.expect("flags").trim(), 8).expect("octal");
+        assert!(flags & 0o4000 != 0, "descriptor {number} of {pid}: {info}");
+        sockets += 1;
+    }
+    assert!(sockets >= 2, "a channel and a listening socket");
+}
+
 /// No worker has failed: nothing was restarted, and nobody speaks of a crash.
 #[track_caller]
 pub fn assert_no_crash(dev: &Dev) {

@@ -2,7 +2,7 @@
 //! `balance = "round-robin"`: the supervisor accepts and hands connections over.
 
 use crate::Row;
-use crate::app::{App, assert_no_crash, eval_in, request};
+use crate::app::{App, assert_no_crash, assert_nothing_blocks, eval_in, request};
 use crate::dev::{Dev, WITHIN, wait};
 use crate::load::crowd::Crowd;
 use crate::load::{Kind, Load, LoadSpec};
@@ -32,6 +32,9 @@ fn spreads(node: &Node) -> Result<(), String> {
         "{counts:?}"
     );
     assert_eq!(counts.len(), 4, "{counts:?}");
+    for pid in dev.pids() {
+        assert_nothing_blocks(pid);
+    }
     drop(held);
     assert_no_crash(&dev);
     dev.stop();

@@ -2,7 +2,9 @@
 //! Ways to start a Node program, and when it counts as ready.
 
 use crate::Row;
-use crate::app::{App, assert_no_crash, eval, eval_in, program, request, script, serves};
+use crate::app::{
+    App, assert_no_crash, assert_nothing_blocks, eval, eval_in, program, request, script, serves,
+};
 use crate::dev::{Dev, wait};
 use crate::messages::Follow;
 use crate::versions::Node;

@@ -105,28 +105,26 @@ impl LoadSpec {
 
     /// Adds clients that go as fast as they can.
     pub fn with(self, kind: Kind, threads: usize) -> LoadSpec {
-        self.with_think(kind, threads, Duration::ZERO)
+        self.add(kind, threads, None, Duration::ZERO)
     }
 
     /// Adds clients that wait this long after each answer.
-    pub fn with_think(mut self, kind: Kind, threads: usize, think: Duration) -> LoadSpec {
-        self.clients.push(Clients {
-            kind,
-            threads,
-            pace: None,
-            think,
-        });
-        self
+    pub fn with_think(self, kind: Kind, threads: usize, think: Duration) -> LoadSpec {
+        self.add(kind, threads, None, think)
     }
 
     /// Adds clients of at most `per_second` requests a second each.
-    pub fn with_pace(mut self, kind: Kind, threads: usize, per_second: u32) -> LoadSpec {
-        let pace = Some(Duration::from_secs(1) / per_second.max(1));
+    pub fn with_pace(self, kind: Kind, threads: usize, per_second: u32) -> LoadSpec {
+        let pace = Duration::from_secs(1) / per_second.max(1);
+        self.add(kind, threads, Some(pace), Duration::ZERO)
+    }
+
+    fn add(mut self, kind: Kind, threads: usize, pace: Option<Duration>, think: Duration) -> Self {
         self.clients.push(Clients {
             kind,
             threads,
             pace,
-            think: Duration::ZERO,
+            think,
         });
         self
     }
