@@ -30,6 +30,9 @@ pub const SMOKE: &[Row] = &[("smoke", smoke)];
 /// Serve, message, reload, stop.
 fn smoke(node: &Node) -> Result<(), String> {
     let dev = App::kit(node).start();
+    for pid in dev.pids() {
+        assert_nothing_blocks(pid);
+    }
     let mut follow = Follow::start(&dev);
     let seen = eval_in(
         &dev,

@@ -16,10 +16,10 @@ pub mod crowd;
 #[path = "load_report.rs"]
 mod report;
 
+use client::enter_netns;
 pub use report::{Failure, KEPT_FAILURES, KindReport, Report};
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -120,12 +120,13 @@ impl LoadSpec {
     }
 
     fn add(mut self, kind: Kind, threads: usize, pace: Option<Duration>, think: Duration) -> Self {
-        self.clients.push(Clients {
+        let clients = Clients {
             kind,
             threads,
             pace,
             think,
-        });
+        };
+        self.clients.push(clients);
         self
     }
 }
@@ -329,15 +330,6 @@ impl Drop for Load {
         self.shared.set(Phase::Abandoned);
         self.join();
     }
-}
-
-/// Moves this thread into the network of process `pid`, if there is one.
-fn enter_netns(pid: Option<i32>) -> io::Result<()> {
-    if let Some(pid) = pid {
-        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
-        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-    }
-    Ok(())
 }
 
 /// One thread's part.

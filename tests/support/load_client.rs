@@ -326,6 +326,15 @@ impl Connection {
     }
 }
 
+/// Moves this thread into the network of process `pid`, if there is one.
+pub fn enter_netns(pid: Option<i32>) -> std::io::Result<()> {
+    if let Some(pid) = pid {
+        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    }
+    Ok(())
+}
+
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())
