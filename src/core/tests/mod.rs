@@ -3,6 +3,7 @@
 
 mod invariants;
 mod lifecycle;
+mod node;
 mod rollout;
 mod table;
 mod words;
@@ -24,6 +25,8 @@ pub(super) fn policy(workers: u32) -> Policy {
         start_timeout: ms(5_000),
         drain_timeout: ms(3_000),
         stop_signal: 15,
+        drains: false,
+        hung_timeout: Some(ms(30_000)),
         restart: Restart::Always,
         stop_exit_codes: Vec::new(),
         backoff_min: ms(100),
@@ -140,6 +143,11 @@ impl Sim {
                 worker, generation, ..
             } => self.spawn(worker, generation),
             Action::Signal { worker, .. } => self.signal(worker),
+            // A worker that drains has nothing to do.
+            Action::Drain { worker, .. } => {
+                let grace = ms(0);
+                self.schedule(ms(20), Event::Drained { worker, grace });
+            }
             Action::Kill { worker } => {
                 self.killed.insert(worker, self.now);
                 let exit = Exit::Signal(9);

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+'use strict';
+// Loaded by NODE_OPTIONS into the workers of app-cluster. It adds what the node:cluster protocol lacks:
+// a drain that loses no request of a kept-alive connection, the channel behind npm, npx, tsx and the
+// like, and figures of the event loop. It speaks over the worker's cluster channel in messages that
+// the app does not see ("NODE_..." is internal to Node).
+//
+// What the app could notice: a few methods of net.Server and http.Server have another source text, a
+// listener for 'connection' on servers that listen and for 'internalMessage' on process, and worker
+// threads load this file as well (it returns at once). Until a server is closed nothing else changes.
+
+const MESSAGE = 'NODE_APP_CLUSTER';
+/** For what the app closes by itself, if no drain has said how long is quiet (ms). */
+const QUIET = 1000;
+/** Starters that run the app in another process. They have to leave the channel to it. */
+const LAUNCHERS = new Set(['npm', 'npm-cli', 'npx', 'npx-cli', 'pnpm', 'pnpx', 'yarn', 'yarnpkg', 'corepack', 'tsx',
+  'cross-env', 'cross-env-shell', 'nodemon', 'npm-run-all', 'npm-run-all2', 'run-s', 'run-p', 'concurrently', 'dotenv',
+  'dotenv-cli', 'env-cmd', 'ts-node-dev', 'tsnd', 'node-dev', 'turbo', 'lerna']);
+
+/** Is the program of this process one of LAUNCHERS, by its package or its name? */
+function isLauncher() {
+  let path = process.argv[1];
+  if (!path) return false;
+  try { path = require('fs').realpathSync(path); } catch { /* then as it was typed */ }
+  const parts = path.split('/');
+  const name = parts[parts.length - 1].replace(/\.[cm]?js$/, '').replace(/^(yarn|pnpm)-[\d.]+$/, '$1');
+  const at = parts.lastIndexOf('node_modules');
+  return LAUNCHERS.has(name) || (at >= 0 && LAUNCHERS.has(parts[at + 1]));
+}
+
+/** Takes ourselves out of the environment: neither the app nor its children are to see it. */
+function cleanEnvironment() {
+  const { env } = process;
+  delete env.APP_CLUSTER_FD;
+  delete env.APP_CLUSTER_ID;
+  if (env.NODE_OPTIONS === undefined) return;
+  const { realpathSync } = require('fs');
+  const ours = (path) => {
+    try { return path === __filename || realpathSync(path) === __filename; } catch { return false; }
+  };
+  const rest = env.NODE_OPTIONS.replace(/ ?--require[ =](?:"((?:[^"\\]|\\.)*)"|([^\s"]+))/g,
+    (whole, quoted, bare) => (ours(quoted === undefined ? bare : quoted.replace(/\\(.)/g, '$1')) ? '' : whole));
+  if (rest.trim() === '') delete env.NODE_OPTIONS;
+  else if (rest !== env.NODE_OPTIONS) env.NODE_OPTIONS = rest;
+}
+
+/**
+ * Makes this process a cluster worker on the channel `fd`, as Node does by itself when it finds
+ * NODE_CHANNEL_FD. Node has no means to set FD_CLOEXEC, so that the app's own children inherit `fd`.
+ */
+function attach(fd, id) {
+  if (!require('fs').fstatSync(fd).isSocket()) return;
+  const holders = () => process.listenerCount('message') + process.listenerCount('disconnect');
+  const before = holders();
+  // The module that is loaded first by this name decides on worker or primary.
+  process.env.NODE_UNIQUE_ID = id;
+  try {
+    const cluster = require('cluster');
+    if (!cluster.isWorker || typeof cluster._setupWorker !== 'function') return;
+    require('child_process')._forkChild(fd, 'json');
+    cluster._setupWorker();
+  } finally {
+    delete process.env.NODE_UNIQUE_ID;
+  }
+  // Node's own listeners do not hold this process, unlike a worker's: it may be a step of the start
+  // script that ends by itself ("tsc && node app.js"), and the next one attaches again.
+  for (let count = holders() - before; count > 0; count--) process.channel.unrefCounted();
+}
+
+/** Replaces a method by what `make` makes of it; name, length and flags stay. */
+function replace(object, name, make) {
+  const original = object[name];
+  if (typeof original !== 'function') return;
+  const flags = Object.getOwnPropertyDescriptor(object, name) || { writable: true, configurable: true, enumerable: true };
+  const value = make(original);
+  for (const key of ['name', 'length']) Object.defineProperty(value, key, Object.getOwnPropertyDescriptor(original, key));
+  Object.defineProperty(object, name, { ...flags, value });
+}
+
+// ---- state
+
+/** WeakRefs of the servers that have ever listened. */
+const servers = new Set();
+/** Those, and the prototypes that have our close(). */
+const watched = new WeakSet();
+/** Servers that are being closed, and after how many ms their connections are quiet. */
+const retiring = new Map();
+/** Open connections of HTTP servers; with TLS also what is below it, which is in `raw`. */
+const sockets = new Set();
+const raw = new WeakSet();
+const sessions = new Set();
+/** What was seen of a connection at the last look: since when quiet, bytes, and when a WebSocket is to go. */
+let seen = new WeakMap();
+/** The drain that was asked for: {quiet, within, spread, since} in ms. */
+let plan = null;
+let said = false;
+let storing = false;
+let timer = null;
+let utilization;
+/** As they are at the start: the app may put others there. */
+let send;
+const { performance } = require('perf_hooks');
+
+function say(act, more) {
+  // The callback takes the error that would else be an 'error' event of `process`.
+  if (process.connected) send.call(process, { cmd: MESSAGE, act, ...more }, undefined, { swallowErrors: true }, () => {});
+}
+
+const now = () => performance.now();
+/** Nothing of ours may end the app. */
+const quietly = (work) => (...args) => { try { return work(...args); } catch { return undefined; } };
+const isHttp = (server) => typeof server.closeIdleConnections === 'function';
+const isHttp2 = (server) => typeof server.updateSettings === 'function';
+const isTls = (server) => typeof server.setSecureContext === 'function';
+
+function* live() {
+  for (const ref of servers) {
+    const server = ref.deref();
+    if (server) yield server;
+    else servers.delete(ref);
+  }
+}
+
+function forget() {
+  sockets.delete(this);
+  sessions.delete(this);
+}
+
+function track(socket) {
+  if (sockets.has(socket) || socket.destroyed) return;
+  sockets.add(socket);
+  socket.once('close', forget);
+}
+
+function trackRaw(socket) {
+  raw.add(socket);
+  track(socket);
+}
+
+function trackSession(session) {
+  sessions.add(session);
+  session.once('close', forget);
+  if (retiring.has(session.socket && session.socket.server)) retireSession(session);
+}
+
+const watch = quietly((server) => {
+  if (watched.has(server)) return;
+  watched.add(server);
+  servers.add(new WeakRef(server));
+  if (!isHttp(server) && !isHttp2(server)) return;
+  // http.Server and https.Server have these of their own; the latter need not be loaded for us.
+  for (let type = server; (type = Object.getPrototypeOf(type)) !== null;) {
+    if (!Object.hasOwn(type, 'closeIdleConnections') || watched.has(type)) continue;
+    watched.add(type);
+    replace(type, 'close', close);
+    replace(type, 'closeIdleConnections', closeIdleConnections);
+  }
+  if (isTls(server)) server.on('secureConnection', track);
+  server.on('connection', isTls(server) ? trackRaw : track);
+  if (isHttp2(server)) server.on('session', trackSession);
+});
+
+// ---- closing servers
+
+/**
+ * What stands for a listening handle that is closed already. To the app its server still listens, until
+ * it closes it: then the callback is called, and 'close' emitted, as if nothing had been before.
+ */
+function standIn(address) {
+  const nothing = () => 0;
+  return {
+    appCluster: true, fd: -1, listen: nothing, ref: nothing, unref: nothing, hasRef: () => false, getAsyncId: nothing,
+    close(done) { if (typeof done === 'function') process.nextTick(done); },
+    getsockname(out) { Object.assign(out, address); return 0; },
+  };
+}
+
+function stopListening(server) {
+  const handle = server._handle;
+  if (!handle || handle.appCluster) return;
+  const address = {};
+  if (typeof handle.getsockname === 'function') handle.getsockname(address);
+  server._handle = standIn(address);
+  handle.close();
+}
+
+/** From now on responses of this server close their connection, and quiet connections are closed. */
+function retire(server, quiet) {
+  if (!storing) {
+    storing = true;
+    replace(require('http').ServerResponse.prototype, '_storeHeader', storeHeader);
+  }
+  const known = retiring.has(server);
+  retiring.set(server, quiet);
+  if (!known) for (const session of sessions) if (session.socket && session.socket.server === server) retireSession(session);
+  lookOften(Math.min(Math.max(quiet / 8, 5), 25));
+}
+
+function lookOften(every) {
+  // Unref'd: connections hold the process, this does not.
+  if (timer === null && !said) timer = setInterval(() => setImmediate(look), every).unref();
+}
+
+/** Says that no more streams should come; close() takes back those that come all the same. */
+function retireSession(session) {
+  if (!session.destroyed && !session.closed) session.goaway(0, 2 ** 31 - 1);
+}
+
+/** The parsers of connections that are between two requests. Without the list: all that have no request. */
+function idleParsers(server) {
+  const key = Object.getOwnPropertySymbols(server).find((symbol) => symbol.description === 'http.server.connections');
+  const list = key && server[key];
+  return list && typeof list.idle === 'function' ? new Set(list.idle()) : { has: (parser) => !parser.incoming };
+}
+
+/** Right after the poll phase (setImmediate): what clients had sent until now has been read. */
+const look = quietly(() => {
+  const time = now();
+  const idle = new Map();
+  for (const socket of sockets) {
+    const { server } = socket;
+    const quiet = retiring.get(server);
+    if (quiet === undefined) continue;
+    if (!idle.has(server)) idle.set(server, idleParsers(server));
+    lookAt(socket, quiet, idle.get(server), time);
+  }
+  for (const session of sessions) {
+    const quiet = session.socket && retiring.get(session.socket.server);
+    if (quiet !== undefined && !session.closed && quietFor(session, session.socket.bytesRead, time) >= quiet) session.close();
+  }
+  for (const server of retiring.keys()) if (!server._handle && !server._connections) retiring.delete(server);
+  if (plan) reportDrained();
+  if (plan ? said : retiring.size === 0) {
+    clearInterval(timer);
+    timer = null;
+    seen = new WeakMap();
+  }
+});
+
+/** For how long (ms) it has looked like this. */
+function quietFor(what, bytes, time) {
+  const last = seen.get(what);
+  if (last && last.bytes === bytes) return time - last.since;
+  seen.set(what, { ...last, bytes, since: time });
+  return 0;
+}
+
+const lookAt = quietly((socket, quiet, idle, time) => {
+  const fresh = socket.bytesRead === 0;
+  if (!raw.has(socket) && !socket.parser) {
+    if (plan) closeWebSocket(socket, time);
+    return;
+  }
+  const quietNow = fresh || (!raw.has(socket) && !socket._httpMessage && idle.has(socket.parser));
+  if (!quietNow) seen.delete(socket);
+  else if (quietFor(socket, socket.bytesRead, time) >= quiet) socket.destroySoon();
+});
+
+/**
+ * 1012 = service restart. Only by the object of the `ws` package: a frame that is put between the bytes
+ * of an unknown program (a proxy that pipes) could be within another frame. The rest is left to the app.
+ */
+function closeWebSocket(socket, time) {
+  const key = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === 'websocket');
+  const webSocket = key && socket[key];
+  if (!webSocket || typeof webSocket.close !== 'function') return;
+  const state = seen.get(socket) || {};
+  if (state.asked !== plan) {
+    // At a random time, else all clients would come back at once.
+    const left = Math.max(plan.since + plan.spread - time, 0);
+    seen.set(socket, { asked: plan, due: time + Math.random() * left });
+  } else if (state.until === undefined && time >= state.due) {
+    state.until = time + plan.within / 4;
+    webSocket.close(1012, 'Service Restart');
+  } else if (time >= state.until) {
+    socket.destroy();
+  }
+}
+
+function reportDrained() {
+  for (const server of live()) {
+    if (server._connections || (server._handle && !server._handle.appCluster)) return;
+  }
+  for (const socket of sockets) if (!socket.destroyed && retiring.has(socket.server)) return;
+  if (!said) say('drained');
+  said = true;
+}
+
+/** May this response be the last of its connection? */
+function endsConnection(response) {
+  const { req } = response;
+  const socket = req && req.socket;
+  if (!socket || !retiring.has(socket.server) || response.statusCode < 200) return false;
+  // Pipelined: another request has been read already.
+  const newest = socket.parser && socket.parser.incoming;
+  if (newest && newest !== req) return false;
+  // Closed while its body still comes, the client could get a reset instead of the response.
+  const { headers } = req;
+  return req.complete || !(headers['transfer-encoding'] || headers['content-length'] > 0);
+}
+
+function storeHeader(original) {
+  return function _storeHeader(firstLine, headers) {
+    const ends = retiring.size > 0 && endsConnection(this);
+    if (ends) this.shouldKeepAlive = false;
+    const result = original.call(this, firstLine, headers);
+    if (ends && !this._last && typeof this._header === 'string') {
+      // The app itself wrote or removed the header.
+      this._header = this._header.replace(/\r\n(?:connection|keep-alive):[^\r\n]*/gi, '')
+        .replace(/\r\n\r\n$/, '\r\nConnection: close\r\n\r\n');
+      this._last = true;
+    }
+    return result;
+  };
+}
+
+function close(original) {
+  const before = quietly(retire);
+  return function close(...args) {
+    // Also makes closeIdleConnections() harmless, which Node's close() calls.
+    if (this._handle) before(this, plan ? plan.quiet : QUIET);
+    return original.apply(this, args);
+  };
+}
+
+function closeIdleConnections(original) {
+  return function closeIdleConnections() {
+    if (!retiring.has(this)) return original.call(this);
+  };
+}
+
+function listen(original) {
+  return function listen(...args) {
+    if (plan === null || this._handle) {
+      const result = original.apply(this, args);
+      watch(this);
+      return result;
+    }
+    // Nothing new is to come to a process that ends, but its start may wait for this server.
+    watch(this);
+    const done = args[args.length - 1];
+    if (typeof done === 'function') this.once('listening', done);
+    const [{ port = 0, host = '::' }] = require('net')._normalizeArgs(args);
+    this._handle = standIn({ address: host, family: host.includes(':') ? 'IPv6' : 'IPv4', port: Number(port) || 0 });
+    process.nextTick(() => this.emit('listening'));
+    return this;
+  };
+}
+
+function retireListening(server) {
+  // Asked for before the drain, answered after it.
+  if (!server._handle) server.once('listening', () => quietly(stopListening)(server));
+  stopListening(server);
+  retire(server, plan.quiet);
+}
+
+// ---- messages
+
+function drain({ quiet, within, hurry }) {
+  const number = (value, otherwise) => (Number.isFinite(value) && value >= 0 ? value : otherwise);
+  within = number(within, 30000);
+  const first = plan === null;
+  plan = { quiet: number(quiet, QUIET), within, spread: hurry ? Math.min(1000, within / 4) : within / 2, since: now() };
+  // What ends now does so by request: a lost channel is no reason to exit at once.
+  require('cluster').worker.exitedAfterDisconnect = true;
+  if (first) process.channel.refCounted();
+  say('draining', { signals: process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String) });
+  for (const server of live()) retireListening(server);
+  setImmediate(look);
+  lookOften(25);
+}
+
+function release() {
+  // The app has not closed these, so that it has not yet heard of it.
+  for (const server of live()) if (server._handle && server._handle.appCluster) server.close();
+  process.channel.unref();
+}
+
+function vitals() {
+  const total = performance.eventLoopUtilization();
+  const since = utilization ? performance.eventLoopUtilization(total, utilization) : total;
+  utilization = total;
+  const { heapUsed, rss } = process.memoryUsage();
+  say('vitals', { utilization: Math.min(Math.max(since.utilization || 0, 0), 1), heap: heapUsed, rss });
+}
+
+const ACTS = { drain, release, vitals };
+
+const onMessage = quietly((message) => {
+  if (message && message.cmd === MESSAGE && Object.hasOwn(ACTS, message.act)) ACTS[message.act](message);
+});
+
+function install() {
+  send = process.send;
+  replace(require('net').Server.prototype, 'listen', listen);
+  process.on('internalMessage', onMessage);
+  say('hello', { version: 1, node: process.version, pid: process.pid });
+}
+
+try {
+  if (require('worker_threads').isMainThread) {
+    const { APP_CLUSTER_FD: fd, APP_CLUSTER_ID: id } = process.env;
+    const late = fd && id && !process.send;
+    if (!(late && isLauncher())) {
+      cleanEnvironment();
+      delete require.cache[__filename];
+      if (parseInt(process.versions.node, 10) >= 18) {
+        if (late && process.argv[1]) attach(Number(fd), id);
+        if (process.send && require('cluster').isWorker) install();
+      }
+    }
+  }
+} catch { /* the app runs without it then */ }
