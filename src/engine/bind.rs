@@ -8,10 +8,27 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, setsockopt,
     socket, sockopt,
 };
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+/// An address that cannot be had.
+#[derive(Debug)]
+pub(super) struct BindError {
+    /// What the system said.
+    pub(super) errno: nix::Error,
+    text: String,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for BindError {}
 
 /// Binds the sockets that a configuration asks for: as many for each listener as
 /// [`Config::lines`] says, and one for each slot of `slot_listen`. A stale socket file is
@@ -136,8 +153,8 @@ fn bind_error(address: &str, port: Option<u16>, error: nix::Error) -> anyhow::Er
         }
         _ => String::new(),
     };
-    anyhow::Error::new(error).context(format!(
-        "cannot listen on {address}: {}{hint}",
-        error.desc()
-    ))
+    anyhow::Error::new(BindError {
+        errno: error,
+        text: format!("cannot listen on {address}: {}{hint}", error.desc()),
+    })
 }

@@ -48,6 +48,8 @@ impl Follow {
         };
         // It says nothing of its own: it is there when a message comes through.
         wait("the follower follows", || {
+            let ended = follow.child.try_wait().expect("wait");
+            assert_eq!(ended, None, "messages --follow has ended");
             eval(dev, "process.send('are you there?')");
             follow.drain();
             follow

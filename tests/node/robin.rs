@@ -32,9 +32,7 @@ fn spreads(node: &Node) -> Result<(), String> {
         "{counts:?}"
     );
     assert_eq!(counts.len(), 4, "{counts:?}");
-    for pid in dev.pids() {
-        assert_nothing_blocks(pid);
-    }
+    assert_nothing_blocks(&dev);
     drop(held);
     assert_no_crash(&dev);
     dev.stop();

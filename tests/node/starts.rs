@@ -30,9 +30,7 @@ pub const SMOKE: &[Row] = &[("smoke", smoke)];
 /// Serve, message, reload, stop.
 fn smoke(node: &Node) -> Result<(), String> {
     let dev = App::kit(node).start();
-    for pid in dev.pids() {
-        assert_nothing_blocks(pid);
-    }
+    assert_nothing_blocks(&dev);
     let mut follow = Follow::start(&dev);
     let seen = eval_in(
         &dev,

@@ -74,6 +74,7 @@ pub(super) struct Sim {
     /// What the next reads of the configuration yield (the last one stays).
     pub configs: VecDeque<Config>,
     pub alive: BTreeMap<WorkerId, GenerationId>,
+    /// When each was asked to end.
     pub signalled: BTreeMap<WorkerId, Time>,
     pub killed: BTreeMap<WorkerId, Time>,
     pub log: Vec<Transition>,
@@ -145,6 +146,7 @@ impl Sim {
             Action::Signal { worker, .. } => self.signal(worker),
             // A worker that drains has nothing to do.
             Action::Drain { worker, .. } => {
+                self.signalled.entry(worker).or_insert(self.now);
                 let grace = ms(0);
                 self.schedule(ms(20), Event::Drained { worker, grace });
             }
@@ -189,7 +191,7 @@ impl Sim {
     }
 
     fn signal(&mut self, worker: WorkerId) {
-        self.signalled.insert(worker, self.now);
+        self.signalled.entry(worker).or_insert(self.now);
         let Some(generation) = self.alive.get(&worker) else {
             return;
         };

@@ -379,10 +379,6 @@ fn open(query: &Query) -> anyhow::Result<(Line, Option<u16>)> {
 }
 
 fn errno_of(error: &anyhow::Error) -> i32 {
-    let chain = error.chain();
-    let mut known = chain.filter_map(|e| {
-        let nix = e.downcast_ref::<nix::Error>().map(|n| *n as i32);
-        nix.or_else(|| e.downcast_ref::<std::io::Error>()?.raw_os_error())
-    });
-    known.next().unwrap_or(libc::EINVAL)
+    let known = error.downcast_ref::<bind::BindError>();
+    known.map_or(libc::EINVAL, |found| found.errno as i32)
 }
