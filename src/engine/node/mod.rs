@@ -53,8 +53,10 @@ pub struct Talk {
     flights: BTreeMap<u64, Flight>,
     stop: stop::Progress,
     life: liveness::Life,
-    /// It takes no connections until then; how often in a row it has refused.
-    refuses: Option<(Time, u32)>,
+    /// It is offered no connections until then.
+    rests_until: Option<Time>,
+    /// How many in a row it has not taken.
+    refusals: u32,
     /// What it has said wrongly.
     wrong: u64,
     interest: Interest,
@@ -106,7 +108,8 @@ impl Talk {
             flights: BTreeMap::new(),
             stop: stop::Progress::default(),
             life: liveness::Life::default(),
-            refuses: None,
+            rests_until: None,
+            refusals: 0,
             wrong: 0,
             interest: Interest::Connection,
             vitals: None,
