@@ -5,15 +5,15 @@
 //!     cargo test --test node                          # one version in full, the others smoke
 //!     APPC_FULL=1 cargo test --test node -- node26    # all of one version
 //!
-//! Versions are fetched from the npm registry when first needed (`support/node.rs`). Where one
+//! Versions are fetched from the npm registry when first needed (`support/node_tools.rs`). Where one
 //! cannot be had its tests count as ignored, with the reason.
 
 #[path = "support/dev.rs"]
 mod dev;
 #[path = "support/load.rs"]
 mod load;
-#[path = "support/node.rs"]
-mod versions;
+#[path = "support/node_tools.rs"]
+mod node_tools;
 
 #[path = "node/app.rs"]
 mod app;
@@ -39,8 +39,8 @@ mod starts;
 mod stop;
 
 use libtest_mimic::{Arguments, Completion, Trial};
+use node_tools::{GATE, Node, VERSIONS};
 use std::process::ExitCode;
-use versions::Node;
 
 /// What is checked with one version of Node. What cannot be had is an `Err` with the reason.
 type Row = (&'static str, fn(&Node) -> Result<(), String>);
@@ -64,8 +64,8 @@ fn main() -> ExitCode {
     ];
     let rows = suites.concat();
     let mut trials = Vec::new();
-    for version in versions::VERSIONS {
-        let rows = match full || version == versions::MAIN {
+    for version in VERSIONS {
+        let rows = match full || version == GATE {
             true => rows.as_slice(),
             false => starts::SMOKE,
         };
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     }
     // What does not depend on the version.
     for row in [hostile::ROWS, others::ROWS].concat() {
-        trials.push(trial(versions::MAIN, row));
+        trials.push(trial(GATE, row));
     }
     libtest_mimic::run(&args, trials).exit_code()
 }
@@ -82,7 +82,7 @@ fn trial(version: &'static str, (name, row): Row) -> Trial {
     let major = version.split('.').next().unwrap_or_default();
     Trial::ignorable_test(format!("node{major}::{name}"), move || {
         let ignored = |why: String| Completion::ignored_with(why);
-        let node = match Node::get(version) {
+        let node = match node_tools::node(version) {
             Ok(node) => node,
             Err(why) => return Ok(ignored(why)),
         };

@@ -2,7 +2,7 @@
 //! Applications under test, and how they are asked.
 
 use crate::dev::{Dev, Setup, WITHIN};
-use crate::versions::Node;
+use crate::node_tools::Node;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,6 +13,18 @@ pub fn script(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let path = path.join("tests/node/apps").join(name);
     path.to_str().expect("UTF-8").to_owned()
+}
+
+/// What it is called in `command`.
+pub fn word(node: &Node) -> &str {
+    node.program.to_str().expect("UTF-8")
+}
+
+/// PATH with this Node first.
+pub fn search_path(node: &Node) -> String {
+    let own = node.program.parent().expect("a directory").display();
+    let rest = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into());
+    format!("{own}:{rest}")
 }
 
 /// An app to be started. Two workers, if nothing else is said.
@@ -28,7 +40,7 @@ pub struct App {
 impl App {
     /// A file of `tests/node/apps` with this Node.
     pub fn new(node: &Node, name: &str) -> App {
-        App::command(node, &[node.word(), &script(name)])
+        App::command(node, &[word(node), &script(name)])
     }
 
     /// Any program; this Node is the first in its PATH.
@@ -85,7 +97,7 @@ impl App {
             keys.push_str("start_timeout = \"60s\"\n");
         }
         keys.push_str(&self.keys);
-        let mut setup = Setup::with_config(&keys).env("PATH", &self.node.search_path());
+        let mut setup = Setup::with_config(&keys).env("PATH", &search_path(&self.node));
         for address in &self.listen {
             setup = setup.arguments(&["-l", address]);
         }

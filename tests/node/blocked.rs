@@ -4,7 +4,7 @@
 use crate::Row;
 use crate::app::{App, assert_no_crash, eval_in, request};
 use crate::dev::Dev;
-use crate::versions::Node;
+use crate::node_tools::Node;
 use std::time::{Duration, Instant};
 
 pub const ROWS: &[Row] = &[

@@ -5,7 +5,7 @@ use crate::Row;
 use crate::app::{App, request, script};
 use crate::dev::{Dev, wait};
 use crate::messages::Follow;
-use crate::versions::Node;
+use crate::node_tools::Node;
 use std::time::Duration;
 
 pub const ROWS: &[Row] = &[
@@ -103,7 +103,7 @@ fn nested(node: &Node) -> Result<(), String> {
 }
 
 fn long(node: &Node) -> Result<(), String> {
-    acts(node, "long", "", &["it is 100000012 bytes long"]).stop();
+    acts(node, "long", "", &["it is 100000011 bytes long"]).stop();
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use crate::Row;
 use crate::app::{App, assert_no_crash, eval_in, script};
-use crate::versions::Node;
+use crate::node_tools::Node;
 use serde_json::{Value, json};
 
 pub const ROWS: &[Row] = &[

@@ -2,9 +2,9 @@
 //! What a program may listen on, and what it is told.
 
 use crate::Row;
-use crate::app::{App, assert_no_crash, eval, eval_in, free_port, request, script, serves};
+use crate::app::{App, assert_no_crash, eval, eval_in, free_port, request, script, serves, word};
 use crate::dev::{Dev, wait};
-use crate::versions::Node;
+use crate::node_tools::Node;
 use nix::libc;
 use nix::{getsockopt_impl, sockopt_impl};
 use serde_json::{Value, json};
@@ -272,10 +272,8 @@ fn descriptor(node: &Node) -> Result<(), String> {
 
 /// A worker's listen(2) sets the backlog for all; it is put back.
 fn backlog(node: &Node) -> Result<(), String> {
-    let dev = App::kit(node).arg("{\"port\":0}").workers(1);
-    let setup = dev.keys("ready = { delay = \"300ms\" }");
-    let dev = setup.start();
-    let port = dev.address().port();
+    let dev = two_ports(node);
+    let port = second(&dev).port();
     let before = backlog_of(dev.pid(), port);
     for backlog in [7, 60] {
         let told = try_listen(&dev, 0, &format!("{port}, '127.0.0.1', {backlog}"), false);
@@ -328,7 +326,7 @@ fn backlog_of(pid: i32, port: u16) -> u32 {
 /// A TLS session of one worker is resumed by the other.
 fn tickets(node: &Node) -> Result<(), String> {
     let dev = App::new(node, "tls.cjs").start();
-    let mut client = std::process::Command::new(node.word());
+    let mut client = std::process::Command::new(word(node));
     client.arg(script("tls-client.cjs"));
     client.arg(dev.address().port().to_string());
     let output = client.output().expect("the client");

@@ -5,7 +5,7 @@ use crate::Row;
 use crate::app::{App, assert_no_crash};
 use crate::dev::{Dev, scale, wait};
 use crate::load::{Kind, Load, LoadSpec, Report};
-use crate::versions::Node;
+use crate::node_tools::Node;
 use std::time::Duration;
 
 pub const ROWS: &[Row] = &[
@@ -86,7 +86,7 @@ fn without_preload(node: &Node) -> Result<(), String> {
         node.version,
         summary(&report)
     );
-    if node.major <= 24 {
+    if node.major() <= 24 {
         report.assert_lossless(10);
     }
     assert_no_crash(&dev);

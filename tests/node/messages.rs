@@ -4,7 +4,7 @@
 use crate::Row;
 use crate::app::{App, assert_no_crash, eval, eval_in};
 use crate::dev::{Dev, wait};
-use crate::versions::Node;
+use crate::node_tools::Node;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};

@@ -6,7 +6,7 @@ use crate::app::{App, assert_no_crash, assert_nothing_blocks, eval_in, request};
 use crate::dev::{Dev, WITHIN, wait};
 use crate::load::crowd::Crowd;
 use crate::load::{Kind, Load, LoadSpec};
-use crate::versions::Node;
+use crate::node_tools::Node;
 use std::time::{Duration, Instant};
 
 pub const ROWS: &[Row] = &[
@@ -96,10 +96,12 @@ fn full_workers(node: &Node) -> Result<(), String> {
 fn no_descriptors(node: &Node) -> Result<(), String> {
     let dev = App::kit(node).keys(ROBIN).start();
     let pid = dev.pids()[0];
+    // That of all processes here.
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let limit = |soft: u64| {
         let limits = rustix::process::Rlimit {
             current: Some(soft),
-            maximum: Some(65536),
+            maximum,
         };
         let pid = rustix::process::Pid::from_raw(pid);
         rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limits)

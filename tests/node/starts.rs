@@ -3,11 +3,12 @@
 
 use crate::Row;
 use crate::app::{
-    App, assert_no_crash, assert_nothing_blocks, eval, eval_in, program, request, script, serves,
+    App, assert_no_crash, assert_nothing_blocks, eval, eval_in, program, request, script,
+    search_path, serves, word,
 };
 use crate::dev::{Dev, wait};
 use crate::messages::Follow;
-use crate::versions::Node;
+use crate::node_tools::Node;
 
 pub const ROWS: &[Row] = &[
     ("smoke", smoke),
@@ -72,7 +73,7 @@ fn es_module(node: &Node) -> Result<(), String> {
 }
 
 fn typescript(node: &Node) -> Result<(), String> {
-    if node.major < 22 {
+    if node.major() < 22 {
         return Err("runs no TypeScript".into());
     }
     serves_reloads_stops(App::new(node, "typed.ts").start());
@@ -125,7 +126,7 @@ fn package(node: &Node, words: &[&str]) -> crate::dev::Setup {
 /// Whether the machine's npm can be run by this Node.
 fn has_npm(node: &Node) -> Result<(), String> {
     let mut npm = std::process::Command::new("npm");
-    npm.arg("--version").env("PATH", node.search_path());
+    npm.arg("--version").env("PATH", search_path(node));
     let output = npm.output().map_err(|e| format!("npm: {e}"))?;
     match output.status.success() {
         true => Ok(()),
@@ -152,7 +153,7 @@ fn npx(node: &Node) -> Result<(), String> {
 }
 
 fn node_run(node: &Node) -> Result<(), String> {
-    if node.major < 22 {
+    if node.major() < 22 {
         return Err("has no --run".into());
     }
     serves_reloads_stops(package(node, &["node", "--run", "start"]).start());
@@ -162,14 +163,14 @@ fn node_run(node: &Node) -> Result<(), String> {
 fn options(node: &Node) -> Result<(), String> {
     let kit = script("kit.cjs");
     let mut all = vec![vec!["--inspect=0"], vec!["--enable-source-maps"]];
-    if node.major >= 24 {
+    if node.major() >= 24 {
         all.push(vec!["--permission", "--allow-fs-read=*"]);
     }
-    if node.major >= 25 {
+    if node.major() >= 25 {
         all[2].push("--allow-net");
     }
     for options in all {
-        let words = [vec![node.word()], options, vec![kit.as_str()]].concat();
+        let words = [vec![word(node)], options, vec![kit.as_str()]].concat();
         serves_reloads_stops(App::command(node, &words).workers(1).start());
     }
     Ok(())

@@ -130,7 +130,7 @@ impl Talk {
     }
 
     /// Whether it has a server that takes connections of `listener`.
-    fn server_for(&self, listener: usize) -> Option<&Server> {
+    pub(super) fn server_for(&self, listener: usize) -> Option<&Server> {
         let of = |s: &&Server| s.listening && s.place.listener() == Some(listener);
         self.servers.iter().find(of)
     }

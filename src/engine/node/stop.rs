@@ -175,6 +175,7 @@ impl Engine {
         if talk.servers.is_empty() && talk.stop.disconnect_later {
             self.disconnect(worker);
         }
+        self.drop_extras();
         self.steering.outdate();
     }
 
