@@ -129,8 +129,13 @@ impl Talk {
         seq
     }
 
-    /// Whether it has a server that takes connections of `listener`.
-    pub(super) fn server_for(&self, listener: usize) -> Option<&Server> {
+    /// Whether it takes connections of `listener`.
+    pub(super) fn serves(&self, listener: usize) -> bool {
+        self.server_for(listener).is_some()
+    }
+
+    /// The server that takes connections of `listener`.
+    fn server_for(&self, listener: usize) -> Option<&Server> {
         let of = |s: &&Server| s.listening && s.place.listener() == Some(listener);
         self.servers.iter().find(of)
     }

@@ -198,9 +198,7 @@ impl Engine {
         if socket.is_shut_down() {
             self.mend(listener);
         }
-        if self.spread() == Spread::RoundRobin {
-            self.deal();
-        }
+        self.deal();
         self.steering.outdate();
     }
 
@@ -220,9 +218,9 @@ impl Engine {
             .filter(|w| w.state == WorkerState::Ready && w.blocked.is_none())
             .filter_map(|w| {
                 let held = self.held.get(&w.id)?;
-                let serves = |talk: &Talk| talk.server_for(listener).is_some();
-                held.talk.as_ref().is_none_or(serves).then_some(())?;
+                let serves = |talk: &Talk| talk.serves(listener);
                 let line = (*held.lines.get(listener)?)?;
+                held.talk.as_ref().is_none_or(serves).then_some(())?;
                 Some(Place {
                     line,
                     slot: w.slot,
