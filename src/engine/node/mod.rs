@@ -54,8 +54,10 @@ pub struct Talk {
     flights: BTreeMap<u64, Flight>,
     stop: stop::Progress,
     life: liveness::Life,
-    /// It takes no connections until then; how often in a row it has refused.
-    refuses: Option<(Time, u32)>,
+    /// It is offered no connections until then.
+    rests_until: Option<Time>,
+    /// How many in a row it has not taken.
+    refusals: u32,
     /// What it has said wrongly.
     wrong: u64,
     interest: Interest,
@@ -107,7 +109,8 @@ impl Talk {
             flights: BTreeMap::new(),
             stop: stop::Progress::default(),
             life: liveness::Life::default(),
-            refuses: None,
+            rests_until: None,
+            refusals: 0,
             wrong: 0,
             interest: Interest::Connection,
             vitals: None,
@@ -132,7 +135,12 @@ impl Talk {
         seq
     }
 
-    /// Whether it has a server that takes connections of `listener`.
+    /// Whether it takes connections of `listener`.
+    pub(super) fn serves(&self, listener: usize) -> bool {
+        self.server_for(listener).is_some()
+    }
+
+    /// The server that takes connections of `listener`.
     fn server_for(&self, listener: usize) -> Option<&Server> {
         let of = |s: &&Server| s.listening && s.place.listener() == Some(listener);
         self.servers.iter().find(of)

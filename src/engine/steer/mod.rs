@@ -18,6 +18,7 @@ mod weights;
 pub use secret::FILE as SECRET_FILE;
 
 use super::listeners::Listener;
+use super::node::Talk;
 use super::poller::{Interest, Token};
 use super::{Engine, Level, Record, now};
 use crate::config::Spread;
@@ -213,15 +214,19 @@ impl Engine {
         self.steering.outdate();
     }
 
-    /// Who is to get connections: the slots with a ready worker; where there is none, those
-    /// that will have one, so that connections wait where somebody will come.
+    /// Who is to get connections: the slots with a ready worker that has not closed its server;
+    /// where there is none, those that will have one, so that connections wait where somebody
+    /// will come.
     fn places(&self, listener: usize, spread: Spread) -> Vec<Place> {
         let mut places: Vec<Place> = self
             .core
             .workers()
             .filter(|w| w.state == WorkerState::Ready && w.blocked.is_none())
             .filter_map(|w| {
-                let line = (*self.held.get(&w.id)?.lines.get(listener)?)?;
+                let held = self.held.get(&w.id)?;
+                let serves = |talk: &Talk| talk.serves(listener);
+                let line = (*held.lines.get(listener)?)?;
+                held.talk.as_ref().is_none_or(serves).then_some(())?;
                 Some(Place {
                     line,
                     slot: w.slot,
