@@ -15,7 +15,7 @@ const QUIET = 1000;
 /** Starters that run the app in another process. They have to leave the channel to it. */
 const LAUNCHERS = new Set(['npm', 'npm-cli', 'npx', 'npx-cli', 'pnpm', 'pnpx', 'yarn', 'yarnpkg', 'corepack', 'tsx',
   'cross-env', 'cross-env-shell', 'nodemon', 'npm-run-all', 'npm-run-all2', 'run-s', 'run-p', 'concurrently', 'dotenv',
-  'dotenv-cli', 'env-cmd', 'ts-node-dev', 'tsnd', 'node-dev', 'turbo', 'lerna']);
+  'dotenv-cli', 'env-cmd', '@nestjs/cli', 'ts-node-dev', 'tsnd', 'node-dev', 'turbo', 'lerna']);
 
 /** Is the program of this process one of LAUNCHERS, by its package or its name? */
 function isLauncher() {
@@ -24,8 +24,8 @@ function isLauncher() {
   try { path = require('fs').realpathSync(path); } catch { /* then as it was typed */ }
   const parts = path.split('/');
   const name = parts[parts.length - 1].replace(/\.[cm]?js$/, '').replace(/^(yarn|pnpm)-[\d.]+$/, '$1');
-  const at = parts.lastIndexOf('node_modules');
-  return LAUNCHERS.has(name) || (at >= 0 && LAUNCHERS.has(parts[at + 1]));
+  const [first, second] = parts.slice(parts.lastIndexOf('node_modules') + 1);
+  return LAUNCHERS.has(name) || LAUNCHERS.has(first) || LAUNCHERS.has(`${first}/${second}`);
 }
 
 /** Takes ourselves out of the environment: neither the app nor its children are to see it. */
@@ -85,10 +85,9 @@ const servers = new Set();
 const watched = new WeakSet();
 /** Servers that are being closed, and after how many ms their connections are quiet. */
 const retiring = new Map();
-/** Open connections of HTTP servers; with TLS also what is below it, which is in `raw`. */
-const sockets = new Set();
+/** Open sockets and HTTP/2 sessions of HTTP servers; with TLS also what is below it, which is in `raw`. */
+const open = new Set();
 const raw = new WeakSet();
-const sessions = new Set();
 /** What was seen of a connection at the last look: since when quiet, bytes, and when a WebSocket is to go. */
 let seen = new WeakMap();
 /** The drain that was asked for: {quiet, within, spread, since} in ms. */
@@ -97,21 +96,22 @@ let said = false;
 let storing = false;
 let timer = null;
 let utilization;
-/** As they are at the start: the app may put others there. */
+/** As they were at the start: the app may put others there. */
 let send;
-const { performance } = require('perf_hooks');
+let performance;
 
 function say(act, more) {
   // The callback takes the error that would else be an 'error' event of `process`.
   if (process.connected) send.call(process, { cmd: MESSAGE, act, ...more }, undefined, { swallowErrors: true }, () => {});
 }
 
-const now = () => performance.now();
 /** Nothing of ours may end the app. */
 const quietly = (work) => (...args) => { try { return work(...args); } catch { return undefined; } };
 const isHttp = (server) => typeof server.closeIdleConnections === 'function';
 const isHttp2 = (server) => typeof server.updateSettings === 'function';
 const isTls = (server) => typeof server.setSecureContext === 'function';
+const isSession = (connection) => typeof connection.goaway === 'function';
+const serverOf = (connection) => (isSession(connection) ? connection.socket && connection.socket.server : connection.server);
 
 function* live() {
   for (const ref of servers) {
@@ -122,14 +122,13 @@ function* live() {
 }
 
 function forget() {
-  sockets.delete(this);
-  sessions.delete(this);
+  open.delete(this);
 }
 
-function track(socket) {
-  if (sockets.has(socket) || socket.destroyed) return;
-  sockets.add(socket);
-  socket.once('close', forget);
+function track(connection) {
+  if (open.has(connection) || connection.destroyed) return;
+  open.add(connection);
+  connection.once('close', forget);
 }
 
 function trackRaw(socket) {
@@ -137,10 +136,10 @@ function trackRaw(socket) {
   track(socket);
 }
 
+/** `session`: of HTTP/2. */
 function trackSession(session) {
-  sessions.add(session);
-  session.once('close', forget);
-  if (retiring.has(session.socket && session.socket.server)) retireSession(session);
+  track(session);
+  if (retiring.has(serverOf(session))) giveNotice(session);
 }
 
 const watch = quietly((server) => {
@@ -186,23 +185,22 @@ function stopListening(server) {
 
 /** From now on responses of this server close their connection, and quiet connections are closed. */
 function retire(server, quiet) {
-  if (!storing) {
-    storing = true;
-    replace(require('http').ServerResponse.prototype, '_storeHeader', storeHeader);
-  }
+  if (!storing) replace(require('http').ServerResponse.prototype, '_storeHeader', storeHeader);
+  storing = true;
   const known = retiring.has(server);
   retiring.set(server, quiet);
-  if (!known) for (const session of sessions) if (session.socket && session.socket.server === server) retireSession(session);
-  lookOften(Math.min(Math.max(quiet / 8, 5), 25));
+  if (known) return;
+  for (const connection of open) if (isSession(connection) && serverOf(connection) === server) giveNotice(connection);
+  lookOften(quiet);
 }
 
-function lookOften(every) {
+function lookOften(quiet) {
   // Unref'd: connections hold the process, this does not.
-  if (timer === null && !said) timer = setInterval(() => setImmediate(look), every).unref();
+  if (timer === null && !said) timer = setInterval(() => setImmediate(look), Math.min(Math.max(quiet / 8, 5), 25)).unref();
 }
 
-/** Says that no more streams should come; close() takes back those that come all the same. */
-function retireSession(session) {
+/** Says that no more streams should come. close() takes back those that come all the same, which may be sent again. */
+function giveNotice(session) {
   if (!session.destroyed && !session.closed) session.goaway(0, 2 ** 31 - 1);
 }
 
@@ -215,18 +213,14 @@ function idleParsers(server) {
 
 /** Right after the poll phase (setImmediate): what clients had sent until now has been read. */
 const look = quietly(() => {
-  const time = now();
+  const time = performance.now();
   const idle = new Map();
-  for (const socket of sockets) {
-    const { server } = socket;
+  for (const connection of open) {
+    const server = serverOf(connection);
     const quiet = retiring.get(server);
     if (quiet === undefined) continue;
     if (!idle.has(server)) idle.set(server, idleParsers(server));
-    lookAt(socket, quiet, idle.get(server), time);
-  }
-  for (const session of sessions) {
-    const quiet = session.socket && retiring.get(session.socket.server);
-    if (quiet !== undefined && !session.closed && quietFor(session, session.socket.bytesRead, time) >= quiet) session.close();
+    lookAt(connection, quiet, idle.get(server), time);
   }
   for (const server of retiring.keys()) if (!server._handle && !server._connections) retiring.delete(server);
   if (plan) reportDrained();
@@ -245,15 +239,20 @@ function quietFor(what, bytes, time) {
   return 0;
 }
 
-const lookAt = quietly((socket, quiet, idle, time) => {
-  const fresh = socket.bytesRead === 0;
-  if (!raw.has(socket) && !socket.parser) {
-    if (plan) closeWebSocket(socket, time);
+const lookAt = quietly((connection, quiet, idle, time) => {
+  if (isSession(connection)) {
+    if (!connection.closed && quietFor(connection, 0, time) >= quiet) connection.close();
     return;
   }
-  const quietNow = fresh || (!raw.has(socket) && !socket._httpMessage && idle.has(socket.parser));
-  if (!quietNow) seen.delete(socket);
-  else if (quietFor(socket, socket.bytesRead, time) >= quiet) socket.destroySoon();
+  const below = raw.has(connection);
+  if (!below && !connection.parser) {
+    if (plan) closeWebSocket(connection, time);
+    return;
+  }
+  const bytes = connection.bytesRead;
+  const isQuiet = bytes === 0 || (!below && !connection._httpMessage && idle.has(connection.parser));
+  if (!isQuiet) seen.delete(connection);
+  else if (quietFor(connection, bytes, time) >= quiet) connection.destroySoon();
 });
 
 /**
@@ -281,7 +280,7 @@ function reportDrained() {
   for (const server of live()) {
     if (server._connections || (server._handle && !server._handle.appCluster)) return;
   }
-  for (const socket of sockets) if (!socket.destroyed && retiring.has(socket.server)) return;
+  for (const connection of open) if (!connection.destroyed && retiring.has(serverOf(connection))) return;
   if (!said) say('drained');
   said = true;
 }
@@ -331,13 +330,12 @@ function closeIdleConnections(original) {
 
 function listen(original) {
   return function listen(...args) {
+    watch(this);
     if (plan === null || this._handle) {
-      const result = original.apply(this, args);
-      watch(this);
-      return result;
+      if (plan === null) retiring.delete(this);
+      return original.apply(this, args);
     }
     // Nothing new is to come to a process that ends, but its start may wait for this server.
-    watch(this);
     const done = args[args.length - 1];
     if (typeof done === 'function') this.once('listening', done);
     const [{ port = 0, host = '::' }] = require('net')._normalizeArgs(args);
@@ -347,12 +345,10 @@ function listen(original) {
   };
 }
 
-function retireListening(server) {
-  // Asked for before the drain, answered after it.
-  if (!server._handle) server.once('listening', () => quietly(stopListening)(server));
+const retireListening = quietly((server) => {
   stopListening(server);
   retire(server, plan.quiet);
-}
+});
 
 // ---- messages
 
@@ -360,18 +356,24 @@ function drain({ quiet, within, hurry }) {
   const number = (value, otherwise) => (Number.isFinite(value) && value >= 0 ? value : otherwise);
   within = number(within, 30000);
   const first = plan === null;
-  plan = { quiet: number(quiet, QUIET), within, spread: hurry ? Math.min(1000, within / 4) : within / 2, since: now() };
+  plan = { quiet: number(quiet, QUIET), within, spread: hurry ? Math.min(1000, within / 4) : within / 2, since: performance.now() };
+  for (const server of live()) {
+    // Asked for before the drain, and perhaps answered after it.
+    if (!server._handle) server.once('listening', () => retireListening(server));
+    retireListening(server);
+  }
+  setImmediate(look);
+  lookOften(plan.quiet);
   // What ends now does so by request: a lost channel is no reason to exit at once.
   require('cluster').worker.exitedAfterDisconnect = true;
+  // It stays until it is released. Behind a launcher nothing of Node's holds it.
   if (first) process.channel.refCounted();
-  for (const server of live()) retireListening(server);
-  setImmediate(look);
-  lookOften(25);
 }
 
 function release() {
-  // The app has not closed these, so that it has not yet heard of it.
-  for (const server of live()) if (server._handle && server._handle.appCluster) server.close();
+  // The app has not closed these, and so not yet heard of it.
+  const { close: end } = require('net').Server.prototype;
+  for (const server of live()) if (server._handle && server._handle.appCluster) end.call(server);
   process.channel.unref();
 }
 
@@ -391,6 +393,7 @@ const onMessage = quietly((message) => {
 
 function install() {
   send = process.send;
+  ({ performance } = require('perf_hooks'));
   replace(require('net').Server.prototype, 'listen', listen);
   process.on('internalMessage', onMessage);
   say('hello', { version: 1, node: process.version, pid: process.pid });
