@@ -71,13 +71,11 @@ function attach(fd, id) {
 function replace(object, name, make) {
   const original = object[name];
   if (typeof original !== 'function') return;
-  const flags = Object.getOwnPropertyDescriptor(object, name) || { writable: true, configurable: true, enumerable: true };
+  const flags = { writable: true, configurable: true, enumerable: true, ...Object.getOwnPropertyDescriptor(object, name) };
   const value = make(original);
-  for (const key of ['name', 'length']) Object.defineProperty(value, key, Object.getOwnPropertyDescriptor(original, key));
+  for (const key of ['name', 'length']) Object.defineProperty(value, key, { value: original[key] });
   Object.defineProperty(object, name, { ...flags, value });
 }
-
-// ---- state
 
 /** WeakRefs of the servers that have ever listened. */
 const servers = new Set();
@@ -85,9 +83,8 @@ const servers = new Set();
 const watched = new WeakSet();
 /** Servers that are being closed, and after how many ms their connections are quiet. */
 const retiring = new Map();
-/** Open sockets and HTTP/2 sessions of HTTP servers; with TLS also what is below it, which is in `raw`. */
+/** Open sockets and HTTP/2 sessions of HTTP servers; with TLS also the sockets below it. */
 const open = new Set();
-const raw = new WeakSet();
 /** What was seen of a connection at the last look: since when quiet, bytes, and when a WebSocket is to go. */
 let seen = new WeakMap();
 /** The drain that was asked for: {quiet, within, spread, since} in ms. */
@@ -102,7 +99,7 @@ let performance;
 
 function say(act, more) {
   // The callback takes the error that would else be an 'error' event of `process`.
-  if (process.connected) send.call(process, { cmd: MESSAGE, act, ...more }, undefined, { swallowErrors: true }, () => {});
+  if (process.connected) send.call(process, { cmd: MESSAGE, act, ...more }, undefined, {}, () => {});
 }
 
 /** Nothing of ours may end the app. */
@@ -111,7 +108,7 @@ const isHttp = (server) => typeof server.closeIdleConnections === 'function';
 const isHttp2 = (server) => typeof server.updateSettings === 'function';
 const isTls = (server) => typeof server.setSecureContext === 'function';
 const isSession = (connection) => typeof connection.goaway === 'function';
-const serverOf = (connection) => (isSession(connection) ? connection.socket && connection.socket.server : connection.server);
+const serverOf = (connection) => (isSession(connection) ? connection.socket?.server : connection.server);
 
 function* live() {
   for (const ref of servers) {
@@ -129,11 +126,6 @@ function track(connection) {
   if (open.has(connection) || connection.destroyed) return;
   open.add(connection);
   connection.once('close', forget);
-}
-
-function trackRaw(socket) {
-  raw.add(socket);
-  track(socket);
 }
 
 /** `session`: of HTTP/2. */
@@ -155,11 +147,9 @@ const watch = quietly((server) => {
     replace(type, 'closeIdleConnections', closeIdleConnections);
   }
   if (isTls(server)) server.on('secureConnection', track);
-  server.on('connection', isTls(server) ? trackRaw : track);
+  server.on('connection', track);
   if (isHttp2(server)) server.on('session', trackSession);
 });
-
-// ---- closing servers
 
 /**
  * What stands for a listening handle that is closed already. To the app its server still listens, until
@@ -168,8 +158,7 @@ const watch = quietly((server) => {
 function standIn(address) {
   const nothing = () => 0;
   return {
-    appCluster: true, fd: -1, listen: nothing, ref: nothing, unref: nothing, hasRef: () => false, getAsyncId: nothing,
-    close(done) { if (typeof done === 'function') process.nextTick(done); },
+    appCluster: true, fd: -1, ref: nothing, unref: nothing, hasRef: () => false, getAsyncId: nothing, close: nothing,
     getsockname(out) { Object.assign(out, address); return 0; },
   };
 }
@@ -196,19 +185,23 @@ function retire(server, quiet) {
 
 function lookOften(quiet) {
   // Unref'd: connections hold the process, this does not.
-  if (timer === null && !said) timer = setInterval(() => setImmediate(look), Math.min(Math.max(quiet / 8, 5), 25)).unref();
+  if (timer !== null || said) return;
+  timer = setInterval(() => setImmediate(look), Math.min(Math.max(quiet / 8, 5), 25)).unref();
 }
 
-/** Says that no more streams should come. close() takes back those that come all the same, which may be sent again. */
+/** Says that no more streams should come. Those that come after close() all the same are refused: they may be sent again. */
 function giveNotice(session) {
   if (!session.destroyed && !session.closed) session.goaway(0, 2 ** 31 - 1);
 }
 
+function bySymbol(object, description) {
+  return object[Object.getOwnPropertySymbols(object).find((symbol) => symbol.description === description)];
+}
+
 /** The parsers of connections that are between two requests. Without the list: all that have no request. */
 function idleParsers(server) {
-  const key = Object.getOwnPropertySymbols(server).find((symbol) => symbol.description === 'http.server.connections');
-  const list = key && server[key];
-  return list && typeof list.idle === 'function' ? new Set(list.idle()) : { has: (parser) => !parser.incoming };
+  const list = bySymbol(server, 'http.server.connections');
+  return typeof list?.idle === 'function' ? new Set(list.idle()) : { has: (parser) => !parser.incoming };
 }
 
 /** Right after the poll phase (setImmediate): what clients had sent until now has been read. */
@@ -244,7 +237,7 @@ const lookAt = quietly((connection, quiet, idle, time) => {
     if (!connection.closed && quietFor(connection, 0, time) >= quiet) connection.close();
     return;
   }
-  const below = raw.has(connection);
+  const below = isTls(connection.server) && !connection.encrypted;
   if (!below && !connection.parser) {
     if (plan) closeWebSocket(connection, time);
     return;
@@ -260,9 +253,8 @@ const lookAt = quietly((connection, quiet, idle, time) => {
  * of an unknown program (a proxy that pipes) could be within another frame. The rest is left to the app.
  */
 function closeWebSocket(socket, time) {
-  const key = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === 'websocket');
-  const webSocket = key && socket[key];
-  if (!webSocket || typeof webSocket.close !== 'function') return;
+  const webSocket = bySymbol(socket, 'websocket');
+  if (typeof webSocket?.close !== 'function') return;
   const state = seen.get(socket) || {};
   if (state.asked !== plan) {
     // At a random time, else all clients would come back at once.
@@ -277,9 +269,7 @@ function closeWebSocket(socket, time) {
 }
 
 function reportDrained() {
-  for (const server of live()) {
-    if (server._connections || (server._handle && !server._handle.appCluster)) return;
-  }
+  for (const server of live()) if (server._connections || (server._handle && !server._handle.appCluster)) return;
   for (const connection of open) if (!connection.destroyed && retiring.has(serverOf(connection))) return;
   if (!said) say('drained');
   said = true;
@@ -288,10 +278,10 @@ function reportDrained() {
 /** May this response be the last of its connection? */
 function endsConnection(response) {
   const { req } = response;
-  const socket = req && req.socket;
-  if (!socket || !retiring.has(socket.server) || response.statusCode < 200) return false;
+  const socket = req?.socket;
+  if (!retiring.has(socket?.server) || response.statusCode < 200) return false;
   // Pipelined: another request has been read already.
-  const newest = socket.parser && socket.parser.incoming;
+  const newest = socket.parser?.incoming;
   if (newest && newest !== req) return false;
   // Closed while its body still comes, the client could get a reset instead of the response.
   const { headers } = req;
@@ -350,13 +340,11 @@ const retireListening = quietly((server) => {
   retire(server, plan.quiet);
 });
 
-// ---- messages
-
 function drain({ quiet, within, hurry }) {
   const number = (value, otherwise) => (Number.isFinite(value) && value >= 0 ? value : otherwise);
-  within = number(within, 30000);
   const first = plan === null;
-  plan = { quiet: number(quiet, QUIET), within, spread: hurry ? Math.min(1000, within / 4) : within / 2, since: performance.now() };
+  plan = { quiet: number(quiet, QUIET), within: number(within, 30000), since: performance.now() };
+  plan.spread = hurry ? Math.min(1000, plan.within / 4) : plan.within / 2;
   for (const server of live()) {
     // Asked for before the drain, and perhaps answered after it.
     if (!server._handle) server.once('listening', () => retireListening(server));
@@ -373,7 +361,7 @@ function drain({ quiet, within, hurry }) {
 function release() {
   // The app has not closed these, and so not yet heard of it.
   const { close: end } = require('net').Server.prototype;
-  for (const server of live()) if (server._handle && server._handle.appCluster) end.call(server);
+  for (const server of live()) if (server._handle?.appCluster) end.call(server);
   process.channel.unref();
 }
 
@@ -381,14 +369,14 @@ function vitals() {
   const total = performance.eventLoopUtilization();
   const since = utilization ? performance.eventLoopUtilization(total, utilization) : total;
   utilization = total;
-  const { heapUsed, rss } = process.memoryUsage();
-  say('vitals', { utilization: Math.min(Math.max(since.utilization || 0, 0), 1), heap: heapUsed, rss });
+  const { heapUsed: heap, rss } = process.memoryUsage();
+  say('vitals', { utilization: Math.min(Math.max(since.utilization || 0, 0), 1), heap, rss });
 }
 
 const ACTS = { drain, release, vitals };
 
 const onMessage = quietly((message) => {
-  if (message && message.cmd === MESSAGE && Object.hasOwn(ACTS, message.act)) ACTS[message.act](message);
+  if (message?.cmd === MESSAGE && Object.hasOwn(ACTS, message.act)) ACTS[message.act](message);
 });
 
 function install() {
