@@ -1,31 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 'use strict';
 // Loaded by NODE_OPTIONS into the workers of app-cluster. It adds what the node:cluster protocol lacks:
-// a drain that loses no request of a kept-alive connection, the channel behind npm, npx, tsx and the
-// like, and figures of the event loop. It speaks over the worker's cluster channel in messages that
-// the app does not see ("NODE_..." is internal to Node).
+// a drain that loses no request of a kept-alive connection, the channel behind npm, tsx and the like, and
+// figures of the event loop. It speaks over the cluster channel in messages that the app does not see
+// ("NODE_..." is internal to Node). Node 10 must be able to parse it; before 18 it does nothing.
 //
-// What the app could notice: a few methods of net.Server and http.Server have another source text, a
-// listener for 'connection' on servers that listen and for 'internalMessage' on process, and worker
-// threads load this file as well (it returns at once). Until a server is closed nothing else changes.
+// What the app could notice: some methods of net.Server and http.Server have another source text, there
+// is a listener for 'connection' on HTTP servers, for 'close' on their connections and for
+// 'internalMessage' on process, and worker threads load this file too (it returns at once).
 
 const MESSAGE = 'NODE_APP_CLUSTER';
 /** For what the app closes by itself, if no drain has said how long is quiet (ms). */
 const QUIET = 1000;
-/** Starters that run the app in another process. They have to leave the channel to it. */
-const LAUNCHERS = new Set(['npm', 'npm-cli', 'npx', 'npx-cli', 'pnpm', 'pnpx', 'yarn', 'yarnpkg', 'corepack', 'tsx',
-  'cross-env', 'cross-env-shell', 'nodemon', 'npm-run-all', 'npm-run-all2', 'run-s', 'run-p', 'concurrently', 'dotenv',
-  'dotenv-cli', 'env-cmd', '@nestjs/cli', 'ts-node-dev', 'tsnd', 'node-dev', 'turbo', 'lerna']);
+/** Programs that run the app in another process and have to leave the channel to it: by name, or by package. */
+const MANAGERS = /^(npm|npx|pnpm|pnpx|yarn|yarnpkg|corepack)(-cli|-[\d.]+)?(\.[cm]?js)?$/;
+const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env', 'nodemon', 'npm-run-all', 'npm-run-all2',
+  'concurrently', 'dotenv-cli', 'env-cmd', '@dotenvx/dotenvx', '@nestjs/cli', 'ts-node-dev', 'node-dev', 'turbo', 'lerna']);
 
-/** Is the program of this process one of LAUNCHERS, by its package or its name? */
 function isLauncher() {
   let path = process.argv[1];
   if (!path) return false;
   try { path = require('fs').realpathSync(path); } catch { /* then as it was typed */ }
   const parts = path.split('/');
-  const name = parts[parts.length - 1].replace(/\.[cm]?js$/, '').replace(/^(yarn|pnpm)-[\d.]+$/, '$1');
   const [first, second] = parts.slice(parts.lastIndexOf('node_modules') + 1);
-  return LAUNCHERS.has(name) || LAUNCHERS.has(first) || LAUNCHERS.has(`${first}/${second}`);
+  return MANAGERS.test(parts[parts.length - 1]) || LAUNCHERS.has(first) || LAUNCHERS.has(`${first}/${second}`);
 }
 
 /** Takes ourselves out of the environment: neither the app nor its children are to see it. */
@@ -71,10 +69,10 @@ function attach(fd, id) {
 function replace(object, name, make) {
   const original = object[name];
   if (typeof original !== 'function') return;
-  const flags = { writable: true, configurable: true, enumerable: true, ...Object.getOwnPropertyDescriptor(object, name) };
   const value = make(original);
   for (const key of ['name', 'length']) Object.defineProperty(value, key, { value: original[key] });
-  Object.defineProperty(object, name, { ...flags, value });
+  const usual = { writable: true, configurable: true, enumerable: true };
+  Object.defineProperty(object, name, { ...usual, ...Object.getOwnPropertyDescriptor(object, name), value });
 }
 
 /** WeakRefs of the servers that have ever listened. */
@@ -108,7 +106,8 @@ const isHttp = (server) => typeof server.closeIdleConnections === 'function';
 const isHttp2 = (server) => typeof server.updateSettings === 'function';
 const isTls = (server) => typeof server.setSecureContext === 'function';
 const isSession = (connection) => typeof connection.goaway === 'function';
-const serverOf = (connection) => (isSession(connection) ? connection.socket?.server : connection.server);
+/** `socket` of an HTTP/2 session is a proxy, and undefined in the end. */
+const serverOf = (connection) => (isSession(connection) ? connection.socket || {} : connection).server;
 
 function* live() {
   for (const ref of servers) {
@@ -128,7 +127,6 @@ function track(connection) {
   connection.once('close', forget);
 }
 
-/** `session`: of HTTP/2. */
 function trackSession(session) {
   track(session);
   if (retiring.has(serverOf(session))) giveNotice(session);
@@ -172,7 +170,7 @@ function stopListening(server) {
   handle.close();
 }
 
-/** From now on responses of this server close their connection, and quiet connections are closed. */
+/** From now on the responses of this server close their connections, and quiet ones are closed. */
 function retire(server, quiet) {
   if (!storing) replace(require('http').ServerResponse.prototype, '_storeHeader', storeHeader);
   storing = true;
@@ -184,12 +182,12 @@ function retire(server, quiet) {
 }
 
 function lookOften(quiet) {
-  // Unref'd: connections hold the process, this does not.
   if (timer !== null || said) return;
+  // Unref'd: connections hold the process, this does not.
   timer = setInterval(() => setImmediate(look), Math.min(Math.max(quiet / 8, 5), 25)).unref();
 }
 
-/** Says that no more streams should come. Those that come after close() all the same are refused: they may be sent again. */
+/** Says that no more streams should come. What comes after close() all the same is refused: it may be sent again. */
 function giveNotice(session) {
   if (!session.destroyed && !session.closed) session.goaway(0, 2 ** 31 - 1);
 }
@@ -201,7 +199,7 @@ function bySymbol(object, description) {
 /** The parsers of connections that are between two requests. Without the list: all that have no request. */
 function idleParsers(server) {
   const list = bySymbol(server, 'http.server.connections');
-  return typeof list?.idle === 'function' ? new Set(list.idle()) : { has: (parser) => !parser.incoming };
+  return list && typeof list.idle === 'function' ? new Set(list.idle()) : { has: (parser) => !parser.incoming };
 }
 
 /** Right after the poll phase (setImmediate): what clients had sent until now has been read. */
@@ -254,7 +252,7 @@ const lookAt = quietly((connection, quiet, idle, time) => {
  */
 function closeWebSocket(socket, time) {
   const webSocket = bySymbol(socket, 'websocket');
-  if (typeof webSocket?.close !== 'function') return;
+  if (!webSocket || typeof webSocket.close !== 'function') return;
   const state = seen.get(socket) || {};
   if (state.asked !== plan) {
     // At a random time, else all clients would come back at once.
@@ -276,17 +274,15 @@ function reportDrained() {
 }
 
 /** May this response be the last of its connection? */
-function endsConnection(response) {
-  const { req } = response;
-  const socket = req?.socket;
-  if (!retiring.has(socket?.server) || response.statusCode < 200) return false;
+const endsConnection = quietly(({ req, statusCode }) => {
+  const { socket, headers, complete } = req;
+  if (!socket || !retiring.has(socket.server) || statusCode < 200) return false;
   // Pipelined: another request has been read already.
-  const newest = socket.parser?.incoming;
+  const newest = socket.parser && socket.parser.incoming;
   if (newest && newest !== req) return false;
   // Closed while its body still comes, the client could get a reset instead of the response.
-  const { headers } = req;
-  return req.complete || !(headers['transfer-encoding'] || headers['content-length'] > 0);
-}
+  return complete || !(headers['transfer-encoding'] || headers['content-length'] > 0);
+});
 
 function storeHeader(original) {
   return function _storeHeader(firstLine, headers) {
@@ -353,7 +349,8 @@ function drain({ quiet, within, hurry }) {
   setImmediate(look);
   lookOften(plan.quiet);
   // What ends now does so by request: a lost channel is no reason to exit at once.
-  require('cluster').worker.exitedAfterDisconnect = true;
+  const { worker } = require('cluster');
+  if (worker) worker.exitedAfterDisconnect = true;
   // It stays until it is released. Behind a launcher nothing of Node's holds it.
   if (first) process.channel.refCounted();
 }
@@ -361,7 +358,7 @@ function drain({ quiet, within, hurry }) {
 function release() {
   // The app has not closed these, and so not yet heard of it.
   const { close: end } = require('net').Server.prototype;
-  for (const server of live()) if (server._handle?.appCluster) end.call(server);
+  for (const server of live()) if (server._handle && server._handle.appCluster) end.call(server);
   process.channel.unref();
 }
 
@@ -376,7 +373,7 @@ function vitals() {
 const ACTS = { drain, release, vitals };
 
 const onMessage = quietly((message) => {
-  if (message?.cmd === MESSAGE && Object.hasOwn(ACTS, message.act)) ACTS[message.act](message);
+  if (message && message.cmd === MESSAGE && Object.hasOwn(ACTS, message.act)) ACTS[message.act](message);
 });
 
 function install() {
