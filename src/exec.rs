@@ -25,8 +25,10 @@ pub struct Plan {
     pub cgroup: Option<String>,
     /// The working directory.
     pub directory: String,
-    /// Whether sockets are passed, so that LISTEN_PID must be set (sd_listen_fds(3)).
+    /// Whether sockets are announced, so that LISTEN_PID must be set (sd_listen_fds(3)).
     pub listen: bool,
+    /// The descriptors that are passed besides the standard ones.
+    pub keep: Vec<i32>,
     /// The program's absolute path.
     pub program: String,
     /// Its arguments, the first being its name.
@@ -42,6 +44,7 @@ impl Plan {
             self.cgroup.clone().unwrap_or_default(),
             self.directory.clone(),
             if self.listen { "1" } else { "0" }.to_owned(),
+            self.keep.iter().map(|n| format!("{n},")).collect(),
             self.program.clone(),
         ];
         all.extend(self.arguments.iter().cloned());
@@ -52,7 +55,8 @@ impl Plan {
 /// Becomes the worker; `arguments` are those after the verb. Returns never.
 pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let mut next = || arguments.next().unwrap_or_default();
-    let (cgroup, directory, listen, program, name) = (next(), next(), next(), next(), next());
+    let (cgroup, directory, listen, keep) = (next(), next(), next(), next());
+    let (program, name) = (next(), next());
     if program.is_empty() || name.is_empty() {
         eprintln!("app-cluster: {VERB} is what the supervisor uses to start a worker");
         exit(2);
@@ -72,7 +76,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         );
         exit(EXIT_CHDIR);
     }
-    close_strays();
+    close_strays(&keep.to_string_lossy());
     let mut command = Command::new(&program);
     command.arg0(&name).args(arguments);
     if listen == "1" {
@@ -88,16 +92,18 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
 
 /// Closes what is neither standard nor a passed socket: descriptors that our parent
 /// had inherited itself (from a shell, say), which would be open as long as any worker.
-fn close_strays() {
-    let sockets = std::env::var("LISTEN_FDS").ok();
-    let sockets = sockets.and_then(|n| n.parse().ok()).unwrap_or(0);
+fn close_strays(keep: &str) {
+    let keep: Vec<i32> = keep.split(',').filter_map(|n| n.parse().ok()).collect();
     let entries = std::fs::read_dir("/proc/self/fd");
     let numbers: Vec<i32> = entries
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    for stray in numbers.into_iter().filter(|fd| *fd >= 3 + sockets) {
+    for stray in numbers
+        .into_iter()
+        .filter(|fd| *fd >= 3 && !keep.contains(fd))
+    {
         let _ = nix::unistd::close(stray);
     }
 }

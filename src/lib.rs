@@ -15,5 +15,6 @@ pub mod engine;
 pub mod exec;
 pub mod frontend;
 pub mod hello;
+pub mod protocol;
 mod sys;
 pub mod units;

@@ -124,7 +124,7 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
     };
     let workers = config.policy(&crate::config::Cpus::detect()).workers;
     let lines = config.slots_with_address();
-    if config.spread() != Spread::Shared && workers > lines {
+    if config.spread().has_lines() && workers > lines {
         let so = match config.spread() {
             Spread::Sticky => "workers with the same one serve the same clients",
             _ => "workers with the same one share its connections",

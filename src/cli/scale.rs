@@ -7,7 +7,7 @@ use super::settings::{self, DropIn};
 use super::status::Reply;
 use super::{Fail, Status, config_file};
 use crate::api::{self, Call, Outcome};
-use crate::config::{Config, Cpus, MAX_WORKERS, Spread};
+use crate::config::{Config, Cpus, MAX_WORKERS};
 use clap::Args;
 use std::str::FromStr;
 
@@ -236,7 +236,7 @@ fn tell(name: &str, drop_in: DropIn, workers: u32) {
         );
     }
     let lines = config.slots_with_address();
-    if config.spread() != Spread::Shared && workers > lines {
+    if config.spread().has_lines() && workers > lines {
         eprintln!(
             "{name} | note: there are {lines} sockets, so some workers share one; \
              `max_workers = {workers}` in {} and a restart of service and socket give each its own",

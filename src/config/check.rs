@@ -2,7 +2,7 @@
 //! `app-cluster check`: what is wrong or doubtful before anything is started.
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Config, Cpus, Launch, Spread};
+use super::{Config, Cpus, Launch};
 use crate::core::Ready;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
         found.push(source.diagnostic(Severity::Warning, key, message, Some(hint)));
     };
     let workers = config.policy(cpus).workers;
-    if config.spread() != Spread::Shared && config.listen.is_empty() {
+    if config.source.gives("balance") && config.spread().has_lines() && config.listen.is_empty() {
         warn(
             "balance",
             "without `listen` there is one socket, which all workers share: the socket unit \

@@ -2,7 +2,7 @@
 //! What a configuration means on this machine now: program, directory, environment.
 
 use super::diagnostic::{ConfigError, Diagnostic, Position, Severity};
-use super::{Config, access, envfile, file, keys};
+use super::{Config, Runner, access, envfile, file, keys};
 use crate::core::Ready;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,8 @@ const PRIVATE: &[&str] = &[
     "NODE_CHANNEL_FD",
     "NODE_UNIQUE_ID",
     "NODE_CHANNEL_SERIALIZATION_MODE",
+    "APP_CLUSTER_FD",
+    "APP_CLUSTER_ID",
 ];
 
 /// Variables that every worker gets from app-cluster, always.
@@ -75,6 +77,8 @@ pub struct Launch {
     pub directory: PathBuf,
     /// Absolute path of the command of `ready = { exec = [...] }`, if there is one.
     pub ready_program: Option<PathBuf>,
+    /// What is spoken to in Node's protocol; `None`: LISTEN_FDS and NOTIFY_SOCKET.
+    pub runner: Option<Runner>,
     /// The whole environment, but for what is added for each worker.
     pub environment: BTreeMap<String, String>,
 }
@@ -125,9 +129,16 @@ impl Launch {
             Ready::Exec(words) => look_up("ready", words),
             _ => None,
         };
+        let runner = program.as_deref().and_then(|p| config.runner(p));
+        if program.is_some()
+            && let Some((key, message, hint)) = config.misfit(runner)
+        {
+            wrong.push(error(config, key, message, Some(hint)));
+        }
         match program {
             Some(program) if wrong.is_empty() => Ok(Launch {
                 program,
+                runner,
                 arguments: config.command.clone(),
                 directory: config.directory.clone(),
                 ready_program,

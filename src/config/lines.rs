@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many sockets a listener has, and who gets which.
 
-use super::{Balance, Config, Cpus, ListenAddress, MAX_LINES, Workers};
+use super::{Balance, Config, Cpus, ListenAddress, MAX_LINES, Runner, Workers};
 use serde::{Deserialize, Serialize};
 
 /// Most lines that a listener has without being told.
@@ -17,13 +17,33 @@ pub enum Spread {
     Even,
     /// The same, picked by the client's address.
     Sticky,
+    /// The supervisor accepts from the first socket and hands connections over.
+    RoundRobin,
+}
+
+impl Spread {
+    /// Whether each slot has a line.
+    pub fn has_lines(self) -> bool {
+        matches!(self, Spread::Even | Spread::Sticky)
+    }
 }
 
 impl Config {
+    /// Whether it says that its workers listen on nothing at all: `listen = []`.
+    pub fn listens_nowhere(&self) -> bool {
+        self.listen.is_empty() && self.slot_listen.is_none() && self.source.gives("listen")
+    }
+
     /// How connections are spread.
     pub fn spread(&self) -> Spread {
         match self.balance {
-            Balance::Auto | Balance::Shared => Spread::Shared,
+            Balance::Auto => match self.runner_by_name() {
+                Some(Runner::Node | Runner::Launcher) => Spread::Even,
+                Some(Runner::Deno) => Spread::RoundRobin,
+                None => Spread::Shared,
+            },
+            Balance::RoundRobin => Spread::RoundRobin,
+            Balance::Shared => Spread::Shared,
             Balance::Even => Spread::Even,
             Balance::Sticky => Spread::Sticky,
         }
@@ -36,7 +56,7 @@ impl Config {
         match address {
             // No SO_REUSEPORT for these (EOPNOTSUPP).
             ListenAddress::Unix(_) => 1,
-            _ if self.spread() == Spread::Shared => 1,
+            _ if !self.spread().has_lines() => 1,
             _ => self.slots_with_address(),
         }
     }

@@ -17,6 +17,7 @@ mod keys;
 mod launch;
 mod lines;
 mod listen;
+mod node;
 mod read;
 mod slot_listen;
 mod together;
@@ -41,6 +42,7 @@ pub use keys::{KEYS, Key, Status};
 pub use launch::{Launch, inherited_environment};
 pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
+pub use node::{NodeSettings, Runner};
 pub use slot_listen::SlotListen;
 pub use units::{duration, show as show_duration, signal, valid_account, valid_name};
 pub use words::split as split_command;
@@ -110,17 +112,21 @@ impl FromStr for Workers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// Chosen by the program; at present always [`Protocol::ListenFds`].
+    /// Chosen by the program: [`Protocol::Node`] for Node, Deno and what starts these, else
+    /// [`Protocol::ListenFds`].
     Auto,
     /// `LISTEN_FDS` of sd_listen_fds(3) and a `NOTIFY_SOCKET` of sd_notify(3).
     ListenFds,
+    /// We are the primary of a `node:cluster`.
+    Node,
 }
 
 /// How connections are spread over the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
-    /// Chosen by the protocol; at present always [`Balance::Shared`].
+    /// Chosen by the program: [`Balance::Even`] for Node, [`Balance::RoundRobin`] for Deno,
+    /// else [`Balance::Shared`].
     Auto,
     /// Every worker accepts from the same socket.
     Shared,
@@ -128,6 +134,8 @@ pub enum Balance {
     Even,
     /// Each slot has a socket, and the kernel picks by the client's address.
     Sticky,
+    /// The supervisor accepts, and hands the connections over in turn (Node's protocol).
+    RoundRobin,
 }
 
 /// How much the unit shuts the workers in.
@@ -214,6 +222,15 @@ pub struct Config {
     /// Number of the signal that asks a worker to finish; neither SIGKILL nor
     /// SIGSTOP. Default SIGTERM.
     pub stop_signal: i32,
+    /// A message over a Node worker's channel, as JSON, in place of the signal. Default none.
+    pub stop_message: Option<String>,
+    /// How long a Node worker may not answer before it gets no more connections; `None`:
+    /// nobody asks it. Default 1 s.
+    pub blocked_timeout: Option<Duration>,
+    /// How long before it is replaced; `None`: never. Default 30 s.
+    pub hung_timeout: Option<Duration>,
+    /// See [`NodeSettings`].
+    pub node: NodeSettings,
     /// See [`Restart`]. Default `always`.
     pub restart: Restart,
     /// Exit codes (0 to 255) after which a worker is not replaced. Default none.
@@ -268,6 +285,10 @@ impl Config {
             start_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             stop_signal: nix::sys::signal::Signal::SIGTERM as i32,
+            stop_message: None,
+            blocked_timeout: Some(Duration::from_secs(1)),
+            hung_timeout: Some(Duration::from_secs(30)),
+            node: NodeSettings::default(),
             restart: Restart::Always,
             stop_exit_codes: Vec::new(),
             backoff_min: Duration::from_millis(100),
@@ -360,6 +381,8 @@ impl Config {
             start_timeout: self.start_timeout,
             drain_timeout: self.drain_timeout,
             stop_signal: self.stop_signal,
+            drains: false,
+            hung_timeout: self.hung_timeout,
             restart: self.restart,
             stop_exit_codes: self.stop_exit_codes.clone(),
             backoff_min: self.backoff_min,

@@ -8,7 +8,7 @@ use super::values::{account, boolean, choice, duration, expected, integer, list,
 use super::words::toml_string;
 use super::{
     Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
-    Workers, envfile, launch, together, units, words,
+    Workers, envfile, launch, node, together, units, words,
 };
 use crate::core::{OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
@@ -45,6 +45,7 @@ pub(super) fn for_units(fragments: &[(String, String)]) -> Result<Config, Config
         });
         file.take("workers", &mut config.workers, workers);
         file.take("drain_timeout", &mut config.drain_timeout, duration);
+        file.take("protocol", &mut config.protocol, protocol);
         sockets(file, config);
         unit(file, config);
     };
@@ -94,13 +95,7 @@ fn program(file: &mut Reader<'_>, config: &mut Config) {
         list(v, "[\"/etc/default/web\"]", environment_file)
     });
     file.take("workers", &mut config.workers, workers);
-    file.take("protocol", &mut config.protocol, |v| {
-        let known = [
-            ("auto", Protocol::Auto),
-            ("listen-fds", Protocol::ListenFds),
-        ];
-        choice(v, &known, &["node"])
-    });
+    file.take("protocol", &mut config.protocol, protocol);
     file.take("ready", &mut config.ready, ready);
 }
 
@@ -121,8 +116,9 @@ fn sockets(file: &mut Reader<'_>, config: &mut Config) {
             ("shared", Balance::Shared),
             ("even", Balance::Even),
             ("sticky", Balance::Sticky),
+            ("round-robin", Balance::RoundRobin),
         ];
-        choice(v, &known, &["round-robin"])
+        choice(v, &known, &[])
     });
     file.take("blocking", &mut config.blocking, boolean);
     file.take("socket_user", &mut config.socket_user, account);
@@ -153,6 +149,15 @@ fn supervision(file: &mut Reader<'_>, config: &mut Config) {
     file.take("start_timeout", &mut config.start_timeout, duration);
     file.take("drain_timeout", &mut config.drain_timeout, duration);
     file.take("stop_signal", &mut config.stop_signal, stop_signal);
+    file.take("stop_message", &mut config.stop_message, |v| {
+        let text = string(v, "a message, such as \"shutdown\"")?;
+        Ok(Some(serde_json::Value::from(text).to_string()))
+    });
+    let or_never = |v: &Value<'_>| Ok(Some(duration(v)?).filter(|d| !d.is_zero()));
+    file.take("blocked_timeout", &mut config.blocked_timeout, or_never);
+    file.take("hung_timeout", &mut config.hung_timeout, or_never);
+    let before = config.node;
+    file.take("node", &mut config.node, |v| node::settings(v, before));
     file.take("restart", &mut config.restart, |v| {
         let known = [
             ("always", Restart::Always),
@@ -202,7 +207,7 @@ fn others(file: &mut Reader<'_>) {
         let hint = match keys::suggest(&name) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if value.is_table() => {
-                "there are no sections but `[environment]` and `[listen]`".to_owned()
+                "there are no sections but `[environment]`, `[listen]` and `[node]`".to_owned()
             }
             None => "app-cluster.toml(5) lists the keys".to_owned(),
         };
@@ -324,9 +329,19 @@ fn workers(value: &Value<'_>) -> Read<Workers> {
         .map_err(|why: String| Problem::at(value, why).into())
 }
 
+fn protocol(value: &Value<'_>) -> Read<Protocol> {
+    let known = [
+        ("auto", Protocol::Auto),
+        ("listen-fds", Protocol::ListenFds),
+        ("node", Protocol::Node),
+    ];
+    choice(value, &known, &[])
+}
+
 /// A word, or a table with one of `delay` and `exec`.
 fn ready(value: &Value<'_>) -> Read<Ready> {
-    let usage = "\"auto\", \"notify\", \"accepting\", { delay = \"1s\" } or { exec = [\"...\"] }";
+    let usage = "\"auto\", \"notify\", \"accepting\", \"listening\", \"message\", \
+                 { delay = \"1s\" } or { exec = [\"...\"] }";
     if let Some(table) = value.get_ref().as_table() {
         let mut entries = table.iter();
         return match (entries.next(), entries.next()) {
@@ -343,15 +358,11 @@ fn ready(value: &Value<'_>) -> Read<Ready> {
         "auto" => Ok(Ready::Auto),
         "notify" => Ok(Ready::Notify),
         "accepting" => Ok(Ready::Accepting),
-        later @ ("message" | "listening") => Err(Problem::at(
-            value,
-            format!("{later:?} is not yet supported"),
-        )
-        .hint("meanwhile: \"auto\" sees when a worker accepts connections")
-        .into()),
+        "listening" => Ok(Ready::Listening),
+        "message" => Ok(Ready::Message),
         "delay" | "exec" => Err(Problem::at(value, format!("expected {usage}")).into()),
         other => {
-            let known = ["auto", "notify", "accepting"];
+            let known = ["auto", "notify", "accepting", "listening", "message"];
             let problem = Problem::at(value, format!("expected {usage}"));
             Err(match keys::closest(other, known.into_iter()) {
                 Some(meant) => problem.hint(format!("did you mean \"{meant}\"?")).into(),

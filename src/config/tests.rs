@@ -158,8 +158,8 @@ fn all_errors_of_a_file_are_shown() {
                 health = \"/health\"\n\
                 backoff_min = \"1min\"   # too long\n\
                 stop_signal = \"KILL\"\n\
-                [node]\n\
-                preload = true\n";
+                [metrics]\n\
+                address = true\n";
     assert_snapshot!(bad(text), @r#"
     error: `>` in a command needs a shell, and there is none
      --> web.toml:1:11
@@ -195,11 +195,12 @@ fn all_errors_of_a_file_are_shown() {
       |               ^^^^^^
       = help: use SIGTERM; what is left after `drain_timeout` is killed anyway
 
-    error: `node` is not yet supported
+    error: `metrics` is not yet supported
      --> web.toml:6:2
       |
-    6 | [node]
-      |  ^^^^
+    6 | [metrics]
+      |  ^^^^^^^
+      = help: meanwhile: `app-cluster status --json` has the numbers
     "#);
 }
 
@@ -230,7 +231,7 @@ fn one_error_each() {
       |
     2 | [server]
       |  ^^^^^^
-      = help: there are no sections but `[environment]` and `[listen]`
+      = help: there are no sections but `[environment]`, `[listen]` and `[node]`
     "#);
 }
 
@@ -243,11 +244,11 @@ fn wrong_values() {
         ("workers = -2", "no number of workers"),
         ("workers = \"auto\"", "no number of workers"),
         ("workers = true", "found true or false"),
-        ("protocol = \"node\"", "\"node\" is not yet supported"),
         (
-            "balance = \"round-robin\"",
-            "\"round-robin\" is not yet supported",
+            "protocol = \"nodes\"",
+            "expected one of \"auto\", \"listen-fds\", \"node\"",
         ),
+        ("balance = \"round_robin\"", "expected one of \"auto\""),
         ("max_workers = 257", "expected 1 to 256"),
         ("user = \"no body\"", "no name of a user"),
         ("group = \"-x\"", "begins like"),
@@ -275,10 +276,7 @@ fn wrong_values() {
             "listen = { slot = \"80\" }\nslot_listen = \"127.0.0.1:31{slot:02}\"",
             "can be called \"slot\"",
         ),
-        (
-            "ready = \"listening\"",
-            "\"listening\" is not yet supported",
-        ),
+        ("ready = \"listens\"", "\"listening\", \"message\""),
         ("ready = \"delay\"", "{ delay = \"1s\" }"),
         (
             "ready = { delay = \"1s\", exec = [\"x\"] }",
@@ -335,7 +333,8 @@ fn wrong_values() {
         ),
         ("listen = { \"a:b\" = \"80\" }", "cannot name a listener"),
         ("sandbox = \"tight\"", "expected one of"),
-        ("node.preload = false", "`node` is not yet supported"),
+        ("node.preload = 1", "expected true or false"),
+        ("node.speed = 1", "unknown key `node.speed`"),
     ] {
         let message = why(line);
         assert!(message.contains(part), "{line}: {message}");

@@ -20,7 +20,16 @@ pub enum Action {
         /// Which configuration and code.
         generation: GenerationId,
     },
-    /// Send a signal to the worker's main process.
+    /// Ask the worker to stop accepting and to finish. Answered by `Drained`.
+    Drain {
+        /// Whom.
+        worker: WorkerId,
+        /// It is signalled after this time, drained or not.
+        within: Duration,
+        /// The whole app ends: nothing is gained by being slow.
+        hurry: bool,
+    },
+    /// Send the stop signal to the worker, or what the worker takes for it.
     Signal {
         /// To whom.
         worker: WorkerId,
@@ -167,6 +176,11 @@ pub enum Cause {
         /// How long it had been ready.
         after: Duration,
     },
+    /// It ran, but did not answer.
+    Hung {
+        /// For how long.
+        after: Duration,
+    },
     /// It said `STOPPING=1` before it had stayed ready long enough.
     LeftAtOnce,
     /// The generation's crash budget is used up, by this crash.
@@ -190,6 +204,9 @@ impl fmt::Display for Cause {
             }
             Cause::Crashed { exit, after } => {
                 write!(f, "{exit} {:.1}s after it was ready", after.as_secs_f64())
+            }
+            Cause::Hung { after } => {
+                write!(f, "has not answered for {:.0}s", after.as_secs_f64())
             }
             Cause::LeftAtOnce => f.write_str("said STOPPING=1 right after it was ready"),
             Cause::OverBudget {
@@ -281,6 +298,32 @@ pub enum Transition {
         blame: Blame,
         /// Its generation.
         generation: GenerationId,
+    },
+    /// A worker runs, but does not answer: it gets no more connections.
+    Blocked {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id.
+        pid: Option<i32>,
+        /// For how long by now.
+        after: Duration,
+    },
+    /// A worker that was blocked answers again.
+    Answered {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id.
+        pid: Option<i32>,
+        /// How long it had not.
+        after: Duration,
     },
     /// A slot waits before its next attempt.
     Backoff {

@@ -43,6 +43,25 @@ pub enum Event {
         /// Whether it can serve.
         ready: bool,
     },
+    /// The answer to [`super::Action::Drain`]: the worker has nothing left to do.
+    Drained {
+        /// Which.
+        worker: WorkerId,
+        /// How long it may have to end by itself before it is signalled.
+        grace: Duration,
+    },
+    /// The worker runs, but does not answer.
+    Blocked {
+        /// Which.
+        worker: WorkerId,
+        /// For how long.
+        since: Duration,
+    },
+    /// A worker that was blocked answers again.
+    Answered {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The worker's main process is no more. The last event about a worker.
     Exited {
         /// Which.
@@ -67,11 +86,15 @@ pub enum Event {
     },
 }
 
-/// What a worker may say (sd_notify(3)).
+/// What a worker may say (sd_notify(3), or over its channel).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notification {
     /// `READY=1`
     Ready,
+    /// It listens on every address that it should (Node's `listening`).
+    Listening,
+    /// It has sent the message `"ready"`.
+    SaidReady,
     /// `STOPPING=1`
     Stopping,
     /// `STATUS=…`

@@ -10,8 +10,6 @@ const PROBE_MAX: Duration = Duration::from_millis(100);
 /// The same for `ready = { exec = … }`, where a look is a process.
 const EXEC_PROBE_MIN: Duration = Duration::from_millis(50);
 const EXEC_PROBE_MAX: Duration = Duration::from_secs(1);
-/// A worker may prolong its start or its drain up to this many times the configured time.
-const MAX_EXTENSION: u32 = 10;
 /// Longest `STATUS=` that is kept of a worker, in characters.
 const MAX_STATUS: usize = 200;
 
@@ -31,11 +29,13 @@ impl Supervisor {
             hold,
             settled: false,
             requested: false,
+            signalled: false,
             leaving: false,
             failed: false,
             retire: false,
             last_look: false,
             probes: 0,
+            blocked: None,
             status: None,
         };
         self.workers.insert(id, worker);
@@ -117,46 +117,19 @@ impl Supervisor {
             Notification::Status(text) => {
                 worker.status = Some(text.chars().take(MAX_STATUS).collect());
             }
-            Notification::Ready => {
+            Notification::Ready | Notification::Listening | Notification::SaidReady => {
                 let ready = &self.policy(self.workers[&id].generation).ready;
-                if matches!(ready, Ready::Auto | Ready::Notify) {
+                let counts = match what {
+                    Notification::Listening => matches!(ready, Ready::Listening),
+                    Notification::SaidReady => matches!(ready, Ready::Message),
+                    _ => matches!(ready, Ready::Auto | Ready::Notify),
+                };
+                if counts {
                     self.set_ready(id);
                 }
             }
             Notification::Stopping => self.on_leaving(id),
             Notification::ExtendTimeout(by) => self.extend(id, by),
-        }
-    }
-
-    fn extend(&mut self, id: WorkerId, by: Duration) {
-        let worker = &self.workers[&id];
-        let policy = self.policy(worker.generation);
-        let (timer, limit) = match worker.state {
-            WorkerState::Starting => (Timer::Start(id), policy.start_timeout),
-            _ => (Timer::Kill(id), policy.drain_timeout),
-        };
-        let latest = worker.since + limit * MAX_EXTENSION;
-        if let Some(at) = self.timers.get(timer) {
-            let extended = (self.now + by).min(latest);
-            self.timers.set(timer, at.max(extended));
-        }
-    }
-
-    /// A worker says by itself that it ends: no crash, but its slot needs another.
-    fn on_leaving(&mut self, id: WorkerId) {
-        let worker = &self.workers[&id];
-        if worker.state != WorkerState::Ready {
-            return;
-        }
-        let slot = worker.slot;
-        if !worker.settled {
-            self.fail(id, Cause::LeftAtOnce);
-        } else {
-            self.back_off(slot, true);
-        }
-        self.begin_stop(id, WorkerState::Draining);
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.leaving = true;
         }
     }
 
@@ -169,7 +142,7 @@ impl Supervisor {
             (min * factor).min(max)
         };
         let pause = match &self.policy(worker.generation).ready {
-            Ready::Notify => return,
+            Ready::Notify | Ready::Listening | Ready::Message => return,
             Ready::Auto | Ready::Accepting => growing(PROBE_MIN, PROBE_MAX),
             Ready::Exec(_) => growing(EXEC_PROBE_MIN, EXEC_PROBE_MAX),
             Ready::Delay(delay) => *delay,
@@ -262,6 +235,8 @@ impl Supervisor {
         let policy = self.policy(worker.generation);
         let hint = match &policy.ready {
             Ready::Notify => "it did not send READY=1 to its NOTIFY_SOCKET".to_owned(),
+            Ready::Listening => "it does not listen on every address of the app".to_owned(),
+            Ready::Message => "it did not call process.send('ready')".to_owned(),
             Ready::Auto | Ready::Accepting => {
                 let also = match policy.ready {
                     Ready::Auto => "it did not send READY=1, and ",
@@ -280,43 +255,6 @@ impl Supervisor {
         let after = Duration::from_millis(tenths * 100).max(policy.start_timeout);
         self.fail(id, Cause::StartTimeout { after, hint });
         self.stop_worker(id);
-    }
-
-    /// Asks a worker to finish. One that has been asked, or is gone, is left alone.
-    pub(super) fn stop_worker(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
-            return;
-        };
-        let signal = self.policy(worker.generation).stop_signal;
-        let to = match worker.state {
-            WorkerState::Starting => WorkerState::Stopping,
-            WorkerState::Ready => WorkerState::Draining,
-            _ => return,
-        };
-        self.begin_stop(id, to);
-        self.actions.push(Action::Signal { worker: id, signal });
-    }
-
-    fn begin_stop(&mut self, id: WorkerId, to: WorkerState) {
-        self.set_state(id, to);
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        worker.requested = true;
-        let generation = worker.generation;
-        let deadline = self.now + self.policy(generation).drain_timeout;
-        self.timers.set(Timer::Kill(id), deadline);
-    }
-
-    /// Kills a worker's whole tree; its exit is still awaited.
-    pub(super) fn kill_worker(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        worker.requested = true;
-        self.set_state(id, WorkerState::Stopping);
-        self.timers.clear_worker(id);
-        self.actions.push(Action::Kill { worker: id });
     }
 
     pub(super) fn on_exited(&mut self, id: WorkerId, exit: Exit) {

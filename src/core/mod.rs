@@ -10,12 +10,14 @@ mod action;
 mod event;
 mod ids;
 mod lifecycle;
+mod liveness;
 mod policy;
 mod reconcile;
 mod requests;
 mod restart;
 mod rollout;
 mod status;
+mod stop;
 mod time;
 mod timer;
 mod worker;
@@ -118,6 +120,9 @@ impl Supervisor {
             Event::SpawnFailed { worker, error } => self.on_spawn_failed(worker, error),
             Event::Notified { worker, what } => self.on_notified(worker, what),
             Event::Probed { worker, ready } => self.on_probed(worker, ready),
+            Event::Drained { worker, grace } => self.on_drained(worker, grace),
+            Event::Blocked { worker, since } => self.on_blocked(worker, since),
+            Event::Answered { worker } => self.on_answered(worker),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
             Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
             Event::Requested { from, what } => self.on_request(from, what),
@@ -137,6 +142,8 @@ impl Supervisor {
                 Timer::Start(worker) => self.on_start_timeout(worker),
                 Timer::Probe(worker) => self.on_probe_due(worker),
                 Timer::Settle(worker) => self.on_settled(worker),
+                Timer::Signal(worker) => self.send_stop_signal(worker),
+                Timer::Hung(worker) => self.on_hung(worker),
                 Timer::Kill(worker) => self.kill_worker(worker),
                 Timer::Recover(worker) => self.on_recovered(worker),
                 Timer::Backoff(_) | Timer::Exit => {} // reconcile sees that it is over

@@ -15,6 +15,10 @@ pub enum Ready {
     Notify,
     /// Seen accepting on an inherited socket: in an epoll set or blocked in accept(2).
     Accepting,
+    /// It has told over its channel that it listens on every address of the app.
+    Listening,
+    /// It has sent the message `"ready"` over its channel.
+    Message,
     /// Alive this long after the start.
     Delay(Duration),
     /// This command exits 0. Run again until it does or `start_timeout` ends.
@@ -60,6 +64,10 @@ pub struct Policy {
     pub drain_timeout: Duration,
     /// Signal number that asks a worker to finish (SIGTERM = 15).
     pub stop_signal: i32,
+    /// A ready worker is asked to drain ([`super::Action::Drain`]) before it is signalled.
+    pub drains: bool,
+    /// How long a worker may not answer before it is replaced; `None`: for ever.
+    pub hung_timeout: Option<Duration>,
     /// See [`Restart`].
     pub restart: Restart,
     /// Exit codes after which a worker is never restarted.

@@ -17,6 +17,10 @@ pub enum Timer {
     Probe(WorkerId),
     /// The worker has been ready long enough to relieve the old one.
     Settle(WorkerId),
+    /// The worker drains and is to be sent its stop signal.
+    Signal(WorkerId),
+    /// The worker has not answered for too long.
+    Hung(WorkerId),
     /// The worker was asked to finish and has had its time: SIGKILL.
     Kill(WorkerId),
     /// The worker has been ready so long that its slot counts as recovered.
@@ -33,6 +37,8 @@ impl Timer {
             Timer::Start(w)
             | Timer::Probe(w)
             | Timer::Settle(w)
+            | Timer::Signal(w)
+            | Timer::Hung(w)
             | Timer::Kill(w)
             | Timer::Recover(w) => Some(w),
             Timer::Backoff(_) | Timer::Exit => None,

@@ -70,6 +70,8 @@ pub struct Worker {
     pub settled: bool,
     /// It was asked to end, so its end is no crash.
     pub requested: bool,
+    /// It has been sent its stop signal.
+    pub signalled: bool,
     /// It has said by itself that it ends (`STOPPING=1`).
     pub leaving: bool,
     /// Its failure has been dealt with.
@@ -80,6 +82,8 @@ pub struct Worker {
     pub last_look: bool,
     /// How often it has been looked at for readiness.
     pub probes: u32,
+    /// Since when it does not answer, if it is seen not to.
+    pub blocked: Option<Time>,
     /// What it last said of itself (`STATUS=`).
     pub status: Option<String>,
 }

@@ -8,10 +8,27 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, setsockopt,
     socket, sockopt,
 };
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+/// An address that cannot be had.
+#[derive(Debug)]
+pub(super) struct BindError {
+    /// What the system said.
+    pub(super) errno: nix::Error,
+    text: String,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for BindError {}
 
 /// Binds the sockets that a configuration asks for: as many for each listener as
 /// [`Config::lines`] says, and one for each slot of `slot_listen`. A stale socket file is
@@ -53,15 +70,29 @@ fn open_lines(address: &ListenAddress, count: u32) -> Result<Vec<Line>> {
     if count > 1 || address.port() == 0 {
         // With SO_REUSEPORT we would share the port with another program of this user. And
         // the kernel takes a port that it chose away from a socket that is shut down.
-        let trial = open_tcp(address, false)?;
+        let trial = open_tcp(address, false, false)?;
         let bound = getsockname::<SockaddrStorage>(trial.as_raw_fd())?;
         let v4 = bound.as_sockaddr_in().map(|a| a.port());
         let port = v4.or(bound.as_sockaddr_in6().map(|a| a.port()));
         address.set_port(port.unwrap_or(address.port()));
     }
     (0..count)
-        .map(|_| Line::new(open_tcp(address, count > 1)?, None))
+        .map(|_| Line::new(open_tcp(address, count > 1, false)?, None))
         .collect()
+}
+
+/// One socket on `address`; of an IPv6 one, for IPv6 alone if `only_v6`.
+///
+/// # Errors
+/// It cannot be bound.
+pub(super) fn open_one(address: &ListenAddress, only_v6: bool) -> Result<Line> {
+    match address {
+        ListenAddress::Tcp(address) => Line::new(open_tcp(*address, false, only_v6)?, None),
+        other => {
+            let line = open_lines(other, 1)?.pop();
+            line.context("no socket")
+        }
+    }
 }
 
 fn socket_for(family: AddressFamily) -> nix::Result<OwnedFd> {
@@ -69,7 +100,7 @@ fn socket_for(family: AddressFamily) -> nix::Result<OwnedFd> {
     socket(family, SockType::Stream, flags, None)
 }
 
-fn open_tcp(address: SocketAddr, one_of_several: bool) -> Result<OwnedFd> {
+fn open_tcp(address: SocketAddr, one_of_several: bool, only_v6: bool) -> Result<OwnedFd> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -80,7 +111,7 @@ fn open_tcp(address: SocketAddr, one_of_several: bool) -> Result<OwnedFd> {
         setsockopt(&fd, sockopt::ReusePort, &true)?;
     }
     if address.is_ipv6() {
-        setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+        setsockopt(&fd, sockopt::Ipv6V6Only, &only_v6)?;
     }
     let storage = SockaddrStorage::from(address);
     bind(fd.as_raw_fd(), &storage)
@@ -122,5 +153,8 @@ fn bind_error(address: &str, port: Option<u16>, error: nix::Error) -> anyhow::Er
         }
         _ => String::new(),
     };
-    anyhow::anyhow!("cannot listen on {address}: {}{hint}", error.desc())
+    anyhow::Error::new(BindError {
+        errno: error,
+        text: format!("cannot listen on {address}: {}{hint}", error.desc()),
+    })
 }

@@ -32,6 +32,10 @@ pub mod id {
     pub const SCALED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80b";
     /// The cluster changed its state.
     pub const CLUSTER_STATE: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80c";
+    /// A worker does not answer.
+    pub const WORKER_BLOCKED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80d";
+    /// It answers again.
+    pub const WORKER_ANSWERS: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80e";
 }
 
 /// The log line for a transition.
@@ -40,6 +44,7 @@ pub fn record(transition: &Transition) -> Record {
         Transition::Worker { .. } | Transition::Exited { .. } | Transition::Failed { .. } => {
             about_worker(transition)
         }
+        Transition::Blocked { .. } | Transition::Answered { .. } => about_answers(transition),
         Transition::Rollout { generation, step } => {
             let mut record = about_rollout(generation.0, step);
             record.generation = Some(*generation);
@@ -143,6 +148,48 @@ fn about_worker(transition: &Transition) -> Record {
     record.slot = Some(*slot);
     record.generation = Some(*generation);
     record.pid = pid;
+    record
+}
+
+fn about_answers(transition: &Transition) -> Record {
+    let (worker, slot, generation, pid, after, answers) = match transition {
+        Transition::Blocked {
+            worker,
+            slot,
+            generation,
+            pid,
+            after,
+        } => (worker, slot, generation, pid, after, false),
+        Transition::Answered {
+            worker,
+            slot,
+            generation,
+            pid,
+            after,
+        } => (worker, slot, generation, pid, after, true),
+        _ => return Record::plain(Level::Debug, String::new()),
+    };
+    let name = format!("slot {slot}: worker {}", pid.unwrap_or_default());
+    let seconds = after.as_secs_f64();
+    let mut record = match answers {
+        false => with_id(
+            Level::Warning,
+            format!(
+                "{name} has not answered for {seconds:.1}s: its event loop is blocked; \
+                 connections go to the others"
+            ),
+            id::WORKER_BLOCKED,
+        ),
+        true => with_id(
+            Level::Warning,
+            format!("{name} answers again, after {seconds:.1}s"),
+            id::WORKER_ANSWERS,
+        ),
+    };
+    record.worker = Some(*worker);
+    record.slot = Some(*slot);
+    record.generation = Some(*generation);
+    record.pid = *pid;
     record
 }
 

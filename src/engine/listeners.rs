@@ -188,6 +188,11 @@ impl Line {
         })
     }
 
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        describe(&self.fd).1
+    }
+
     /// Connections that wait to be accepted (the accept queue), where the kernel tells.
     pub fn waiting(&self) -> Option<u32> {
         // For a listening socket `tcpi_unacked` is the length of its queue, `tcpi_sacked` the
@@ -288,7 +293,7 @@ impl Listener {
         let slot = slot.0 as usize;
         match spread {
             _ if self.per_slot => (slot < self.lines.len()).then_some(slot),
-            Spread::Shared => Some(0),
+            Spread::Shared | Spread::RoundRobin => Some(0),
             Spread::Even | Spread::Sticky => Some(slot % self.lines.len()),
         }
     }

@@ -12,6 +12,7 @@ mod cgroup;
 mod events;
 mod journal;
 mod listeners;
+mod node;
 mod notify;
 mod output;
 mod perform;
@@ -36,7 +37,9 @@ pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
 
 use crate::config::{Config, ConfigError, Launch};
-use crate::core::{Event, GenerationId, Outcome, Policy, RequestId, Supervisor, Time, WorkerId};
+use crate::core::{
+    Event, GenerationId, Outcome, Policy, Ready, RequestId, Supervisor, Time, WorkerId,
+};
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, Desk, OpenCalls};
 use crate::units::Running;
@@ -66,6 +69,9 @@ const MARGIN: Duration = Duration::from_secs(10);
 const SAY_AGAIN: Duration = Duration::from_secs(1);
 /// How long the end may wait for a journald that does not read, and for clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A worker of an app that listens nowhere counts as ready after this time.
+const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// Signals that are events; to be blocked before any thread is started.
 pub const SIGNALS: [Signal; 10] = [
@@ -129,6 +135,8 @@ struct Held {
     tail: Option<Tail>,
     /// The line that it was given of each listener.
     lines: Vec<Option<usize>>,
+    /// What is said over its channel, if it has one.
+    talk: Option<node::Talk>,
 }
 
 /// Somebody who waits for an answer.
@@ -151,6 +159,7 @@ pub struct Engine {
     open: OpenCalls,
     listeners: Vec<Listener>,
     steering: Steering,
+    node: node::Primary,
     inherited: bool,
     releases: BTreeMap<GenerationId, Release>,
     held: BTreeMap<WorkerId, Held>,
@@ -200,7 +209,8 @@ impl Engine {
         let open = desk.open();
         let control = Control::listen(&parts.runtime.control(), desk)?;
         let release = Release::new(parts.first)?;
-        let policy = release.policy();
+        let policy = release.policy(parts.listeners.is_empty());
+        std::fs::write(parts.runtime.preload(), crate::protocol::node::PRELOAD)?;
         for listener in &parts.listeners {
             listener.set_blocking(release.config.blocking)?;
             listener.prepare_for_steering()?;
@@ -237,6 +247,7 @@ impl Engine {
                 parts.inherited && parts.systemd.is_there(),
             ),
             listeners: parts.listeners,
+            node: node::Primary::default(),
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),
             held: BTreeMap::new(),
@@ -297,7 +308,12 @@ impl Engine {
         let again = self.systemd.owes().then(|| now() + SAY_AGAIN);
         let core = self.core.next_deadline().into_iter();
         let steering = self.steering.next_deadline();
-        ping.chain(core).chain(again).chain(steering).min()
+        let node = self.node_deadline();
+        ping.chain(core)
+            .chain(again)
+            .chain(steering)
+            .chain(node)
+            .min()
     }
 
     /// Gives an event to the core and does what it says, until nothing follows.
@@ -314,6 +330,7 @@ impl Engine {
     /// What systemd should know after each turn. A ping is only sent from here: by a
     /// loop that turns.
     fn end_turn(&mut self) {
+        self.node_turn();
         self.steer();
         self.systemd.set_status(&self.status_line());
         if let Some(barrier) = self.systemd.take_barrier()
@@ -334,6 +351,7 @@ impl Engine {
             self.systemd.say(&[NotifyState::Watchdog]);
             // What is only looked at now and then.
             self.steering.outdate();
+            self.ask_all();
             self.next_ping = Some(now() + interval / 2);
         }
     }
@@ -374,7 +392,16 @@ impl Release {
         Ok(Release { config, launch })
     }
 
-    fn policy(&self) -> Policy {
-        self.config.policy(&crate::config::Cpus::detect())
+    /// Its rules; `batch`: the app has no listener.
+    fn policy(&self, batch: bool) -> Policy {
+        let mut policy = self.config.policy(&crate::config::Cpus::detect());
+        let node = self.launch.runner.is_some();
+        policy.drains = node && !batch;
+        policy.ready = match policy.ready {
+            Ready::Auto if batch => Ready::Delay(BATCH_READY),
+            Ready::Auto if node => Ready::Listening,
+            other => other,
+        };
+        policy
     }
 }

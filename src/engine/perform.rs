@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Doing what the core says.
 
+use super::node::{Batch, Start};
 use super::output;
 use super::spawn::{Output, spawn};
 use super::{Engine, Held, NotifySocket, Release, Token, report, tree};
@@ -34,7 +35,16 @@ impl Engine {
                 };
                 self.pending.push_back(event);
             }
-            Action::Signal { worker, signal } => self.signal(worker, signal),
+            Action::Drain {
+                worker,
+                within,
+                hurry,
+            } => self.drain(worker, within, hurry),
+            Action::Signal { worker, signal } => {
+                if !self.signal_node(worker, signal) {
+                    self.signal(worker, signal);
+                }
+            }
             Action::Kill { worker } => self.kill_tree(worker),
             Action::Probe { worker } => self.probe(worker),
             Action::Release { worker } => self.release(worker),
@@ -78,7 +88,14 @@ impl Engine {
             listen: !sockets.is_empty(),
             ..report::plan(&release.launch)
         };
-        let environment = self.environment(release, slot, generation, &notify, &lines);
+        let mut environment = self.environment(release, slot, generation, &notify, &lines);
+        let start = self.node_start(release, worker, &mut environment)?;
+        let numbered = sockets.into_iter().zip(3..);
+        let passed: Vec<(BorrowedFd<'_>, i32)> = match (&start, release.launch.runner) {
+            (Some(start), _) => vec![(start.channel.0.as_fd(), start.channel.1)],
+            (None, Some(_)) => Vec::new(),
+            (None, None) => numbered.collect(),
+        };
         let pipe: Option<(OwnedFd, OwnedFd)> = match self.style {
             Some(_) => Some(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?),
             None => None,
@@ -87,7 +104,7 @@ impl Engine {
             Some((_, writer)) => Output::Pipe(writer.as_fd()),
             None => Output::Inherit,
         };
-        let process = spawn(&plan, &environment, &sockets, output)?;
+        let process = spawn(&plan, &environment, &passed, output)?;
         let pid = process.pid;
         let mut held = Held {
             process,
@@ -95,6 +112,7 @@ impl Engine {
             probe: None,
             tail: None,
             lines,
+            talk: start.map(|start| start.talk),
         };
         let watched = self.watch(worker, slot, &mut held, pipe.map(|(reader, _)| reader));
         self.held.insert(worker, held);
@@ -104,6 +122,26 @@ impl Engine {
             return Err(error);
         }
         Ok(pid)
+    }
+
+    /// The channel of a new worker, if it gets one.
+    fn node_start(
+        &self,
+        release: &Release,
+        worker: WorkerId,
+        environment: &mut BTreeMap<String, String>,
+    ) -> io::Result<Option<Start>> {
+        let Some(runner) = release.launch.runner else {
+            return Ok(None);
+        };
+        let batch = Batch(self.listeners.is_empty());
+        let start = Start::new(runner, release.config.spread(), batch)?;
+        if let Some(start) = &start {
+            let preload = self.runtime.preload();
+            let preload = release.config.node.preload.then_some(preload.as_path());
+            start.announce(environment, worker, batch, preload);
+        }
+        Ok(start)
     }
 
     /// The sockets of a worker that has `lines`, in the order of their descriptors.
@@ -126,6 +164,9 @@ impl Engine {
             held.tail = Some(output::show(style, &self.name, slot, pid, pipe)?);
         }
         self.poller.add(&held.process.pidfd, Token::Exit(worker))?;
+        if let Some(talk) = &held.talk {
+            self.poller.add(talk.channel(), Token::Channel(worker))?;
+        }
         self.poller.add(&held.notify, Token::Notify(worker))
     }
 
@@ -180,7 +221,7 @@ impl Engine {
     }
 
     /// A signal to the main process. One that is gone already is about to be reported.
-    fn signal(&self, worker: WorkerId, signal: i32) {
+    pub(super) fn signal(&self, worker: WorkerId, signal: i32) {
         let named = rustix::process::Signal::from_named_raw(signal);
         if let (Some(held), Some(signal)) = (self.held.get(&worker), named) {
             let _ = pidfd_send_signal(&held.process.pidfd, signal);
@@ -210,6 +251,7 @@ impl Engine {
     }
 
     fn release(&mut self, worker: WorkerId) {
+        self.end_talk(worker);
         if let Some(held) = self.held.remove(&worker) {
             self.poller.remove(&held.process.pidfd);
             self.poller.remove(&held.notify);
@@ -267,7 +309,7 @@ impl Engine {
             format!("it changes what a reload cannot, so nothing was changed:\n{changes}")
         })?;
         let release = Release::new(config).map_err(|error| error.to_string())?;
-        let policy = release.policy();
+        let policy = release.policy(self.listeners.is_empty());
         self.releases.insert(generation, release);
         Ok(policy)
     }
@@ -334,6 +376,7 @@ impl Engine {
                 .map(|c| c.entrance(worker).display().to_string()),
             directory: release.launch.directory.display().to_string(),
             listen: false,
+            keep: Vec::new(),
             program,
             arguments: command.to_vec(),
         };

@@ -21,6 +21,8 @@ use std::time::Duration;
 pub enum Token {
     /// A worker's notify socket.
     Notify(WorkerId),
+    /// A Node worker's channel.
+    Channel(WorkerId),
     /// A worker's pidfd.
     Exit(WorkerId),
     /// The pidfd of a readiness command run for a worker.
@@ -42,6 +44,7 @@ impl Token {
     fn encode(self) -> u64 {
         let (kind, id) = match self {
             Token::Notify(w) => (0, w.0),
+            Token::Channel(w) => (8, w.0),
             Token::Exit(w) => (1, w.0),
             Token::ProbeExit(w) => (2, w.0),
             Token::Signal => (3, 0),
@@ -63,19 +66,24 @@ impl Token {
             4 => Token::Request,
             5 => Token::Line((worker.0 >> 32) as usize, worker.0 as u32 as usize),
             6 => Token::Cgroup(worker),
+            8 => Token::Channel(worker),
             _ => Token::Barrier,
         }
     }
 }
 
-/// What is to be known of a listening socket. EPOLLHUP, that it has been shut down, is
-/// always reported; connections are the workers' business.
+/// What is to be known of a listening socket or a channel. EPOLLHUP, that it has been shut
+/// down, is always reported; connections are the workers' business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
     /// Nothing else.
     Hangup,
-    /// That a connection waits.
+    /// That a connection waits; of a channel, that a message does.
     Connection,
+    /// Of a channel: that it can be written to.
+    Room,
+    /// Of a channel: both.
+    Both,
 }
 
 impl Interest {
@@ -83,6 +91,8 @@ impl Interest {
         match self {
             Interest::Hangup => EpollFlags::empty(),
             Interest::Connection => EpollFlags::EPOLLIN,
+            Interest::Room => EpollFlags::EPOLLOUT,
+            Interest::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
         }
     }
 }
@@ -114,7 +124,7 @@ impl Poller {
         Ok(self.epoll.add(fd, event)?)
     }
 
-    /// Says what is to be known of a listening socket that was added as `token`.
+    /// Says what is to be known of a listening socket or channel that was added as `token`.
     pub fn change(&self, fd: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut event = EpollEvent::new(interest.flags(), token.encode());
         Ok(self.epoll.modify(fd, &mut event)?)
@@ -158,6 +168,7 @@ mod tests {
         let worker = WorkerId(1 << 55 | 3);
         let all = [
             Token::Notify(worker),
+            Token::Channel(worker),
             Token::Exit(worker),
             Token::ProbeExit(worker),
             Token::Signal,

@@ -17,6 +17,7 @@ pub fn plan(launch: &Launch) -> Plan {
         cgroup: None,
         directory: launch.directory.display().to_string(),
         listen: false,
+        keep: Vec::new(),
         program: launch.program.display().to_string(),
         arguments: launch.arguments.clone(),
     }
@@ -204,6 +205,7 @@ impl Engine {
                     _ if listener.per_slot => "by slot",
                     Spread::Even if listener.is_steered() => "even",
                     Spread::Sticky if listener.is_steered() => "sticky",
+                    Spread::RoundRobin => "round-robin",
                     _ => "shared",
                 }
                 .to_owned(),

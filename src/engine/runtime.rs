@@ -88,6 +88,11 @@ impl Runtime {
         self.directory.join("order")
     }
 
+    /// Where the file is that Node workers load ahead of the app.
+    pub fn preload(&self) -> PathBuf {
+        self.directory.join("preload.cjs")
+    }
+
     /// Where a worker's notify socket is.
     pub fn notify(&self, worker: WorkerId) -> PathBuf {
         self.directory.join("notify").join(worker.to_string())

@@ -33,6 +33,7 @@ impl Engine {
     pub(super) fn take(&mut self, token: Token) {
         match token {
             Token::Notify(worker) => self.take_notify(worker),
+            Token::Channel(worker) => self.take_channel(worker),
             Token::Exit(worker) => self.take_exit(worker),
             Token::ProbeExit(worker) => self.take_probe_exit(worker),
             Token::Signal => self.take_signals(),
@@ -116,6 +117,7 @@ impl Engine {
         // While the zombie is there its pid, and so its session, is nobody else's.
         self.kill_tree(worker);
         self.take_notify(worker);
+        self.take_channel(worker);
         let exit = match self.held.get(&worker) {
             Some(held) => try_wait(&held.process.pidfd),
             None => None,

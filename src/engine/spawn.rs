@@ -35,9 +35,9 @@ pub enum Output<'a> {
     Pipe(BorrowedFd<'a>),
 }
 
-/// Starts `plan` with `environment`; `sockets` become its descriptors 3, 4, …
+/// Starts `plan` with `environment`; it gets a copy of each of `passed`, under that number.
 ///
-/// The sockets stay ours. Everything else that we have open is CLOEXEC.
+/// The originals stay ours. Everything else that we have open is CLOEXEC.
 ///
 /// # Errors
 /// What posix_spawn(3) or pidfd_open(2) say; the program itself may still fail to
@@ -45,7 +45,7 @@ pub enum Output<'a> {
 pub fn spawn(
     plan: &Plan,
     environment: &BTreeMap<String, String>,
-    sockets: &[BorrowedFd<'_>],
+    passed: &[(BorrowedFd<'_>, RawFd)],
     output: Output<'_>,
 ) -> io::Result<Process> {
     let mut actions = PosixSpawnFileActions::init()?;
@@ -54,9 +54,14 @@ pub fn spawn(
         actions.add_dup2(pipe.as_raw_fd(), 1)?;
         actions.add_dup2(pipe.as_raw_fd(), 2)?;
     }
-    for (index, socket) in sockets.iter().enumerate() {
-        actions.add_dup2(socket.as_raw_fd(), 3 + index as RawFd)?;
+    for (descriptor, number) in passed {
+        actions.add_dup2(descriptor.as_raw_fd(), *number)?;
     }
+    let keep = passed.iter().map(|(_, number)| *number).collect();
+    let plan = Plan {
+        keep,
+        ..plan.clone()
+    };
     let arguments = c_strings(plan.to_arguments())?;
     let environment = environment.iter().map(|(k, v)| format!("{k}={v}"));
     let environment = c_strings(environment)?;

@@ -26,7 +26,7 @@ pub use running::Running;
 
 use crate::config::{
     Autostart, Config, ConfigError, Diagnostic, Listen, ListenAddress, SLOT_LISTENER, Sandbox,
-    Severity, Spread,
+    Severity,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -279,7 +279,7 @@ fn service_drop_in(name: &str, config: &Config, further: &[&Socket<'_>]) -> Stri
     let longest = STOP.max(config.drain_timeout.saturating_add(STOP_MARGIN));
     let _ = writeln!(text, "TimeoutStopSec={}s", longest.as_secs());
     // For the secret of `sticky`, which a reload may change to from `even`.
-    if config.spread() != Spread::Shared || config.sandbox == Sandbox::Strict {
+    if config.spread().has_lines() || config.sandbox == Sandbox::Strict {
         let _ = writeln!(text, "StateDirectory=app-cluster/{name}");
         text += "StateDirectoryMode=0700\n";
     }

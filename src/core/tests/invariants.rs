@@ -25,14 +25,14 @@ fn scripts() -> impl Strategy<Value = Script> {
 fn policies() -> impl Strategy<Value = Policy> {
     let draining = prop::option::of(1..3u32);
     let failure = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Hold)];
-    (1..6u32, 1..4u32, draining, failure, 0..12u32).prop_map(|(workers, batch, most, fail, n)| {
-        Policy {
-            batch,
-            max_draining: most,
-            on_failure: fail,
-            crash_budget: n,
-            ..policy(workers)
-        }
+    let numbers = (1..6u32, 1..4u32, 0..12u32, any::<bool>());
+    (numbers, draining, failure).prop_map(|((workers, batch, n, drains), most, fail)| Policy {
+        drains,
+        batch,
+        max_draining: most,
+        on_failure: fail,
+        crash_budget: n,
+        ..policy(workers)
     })
 }
 
@@ -66,6 +66,8 @@ fn strays() -> impl Strategy<Value = Event> {
     let worker = (0..40u64).prop_map(WorkerId);
     let what = prop_oneof![
         Just(Notification::Ready),
+        Just(Notification::Listening),
+        Just(Notification::SaidReady),
         Just(Notification::Stopping),
         Just(Notification::Status("x".repeat(1_000))),
         any::<u64>().prop_map(|n| Notification::ExtendTimeout(Duration::from_micros(n))),
@@ -73,6 +75,15 @@ fn strays() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Wake),
         (worker.clone(), any::<bool>()).prop_map(|(worker, ready)| Event::Probed { worker, ready }),
+        (worker.clone(), 0..9_000u64).prop_map(|(worker, since)| Event::Blocked {
+            worker,
+            since: ms(since)
+        }),
+        worker.clone().prop_map(|worker| Event::Answered { worker }),
+        (worker.clone(), 0..900u64).prop_map(|(worker, grace)| Event::Drained {
+            worker,
+            grace: ms(grace)
+        }),
         (worker, what).prop_map(|(worker, what)| Event::Notified { worker, what }),
         (0..9u64).prop_map(|n| Event::ConfigLoaded {
             generation: GenerationId(n),

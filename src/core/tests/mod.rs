@@ -3,6 +3,7 @@
 
 mod invariants;
 mod lifecycle;
+mod node;
 mod rollout;
 mod table;
 mod words;
@@ -24,6 +25,8 @@ pub(super) fn policy(workers: u32) -> Policy {
         start_timeout: ms(5_000),
         drain_timeout: ms(3_000),
         stop_signal: 15,
+        drains: false,
+        hung_timeout: Some(ms(30_000)),
         restart: Restart::Always,
         stop_exit_codes: Vec::new(),
         backoff_min: ms(100),
@@ -71,6 +74,7 @@ pub(super) struct Sim {
     /// What the next reads of the configuration yield (the last one stays).
     pub configs: VecDeque<Config>,
     pub alive: BTreeMap<WorkerId, GenerationId>,
+    /// When each was asked to end.
     pub signalled: BTreeMap<WorkerId, Time>,
     pub killed: BTreeMap<WorkerId, Time>,
     pub log: Vec<Transition>,
@@ -140,6 +144,12 @@ impl Sim {
                 worker, generation, ..
             } => self.spawn(worker, generation),
             Action::Signal { worker, .. } => self.signal(worker),
+            // A worker that drains has nothing to do.
+            Action::Drain { worker, .. } => {
+                self.signalled.entry(worker).or_insert(self.now);
+                let grace = ms(0);
+                self.schedule(ms(20), Event::Drained { worker, grace });
+            }
             Action::Kill { worker } => {
                 self.killed.insert(worker, self.now);
                 let exit = Exit::Signal(9);
@@ -181,7 +191,7 @@ impl Sim {
     }
 
     fn signal(&mut self, worker: WorkerId) {
-        self.signalled.insert(worker, self.now);
+        self.signalled.entry(worker).or_insert(self.now);
         let Some(generation) = self.alive.get(&worker) else {
             return;
         };

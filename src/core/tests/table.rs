@@ -34,6 +34,8 @@ enum Trigger {
 fn notifications() -> Vec<(String, Notification)> {
     every!(Notification:
         Notification::Ready => ["`READY=1`" => Notification::Ready],
+        Notification::Listening => ["listens (Node)" => Notification::Listening],
+        Notification::SaidReady => ["message `ready` (Node)" => Notification::SaidReady],
         Notification::Stopping => ["`STOPPING=1`" => Notification::Stopping],
         Notification::Status(_) => ["`STATUS=`" => Notification::Status("busy".to_owned())],
         Notification::ExtendTimeout(_) =>
@@ -78,6 +80,8 @@ fn timers(worker: WorkerId, slot: SlotId) -> Vec<(String, Timer)> {
         Timer::Start(_) => ["*start* due" => Timer::Start(worker)],
         Timer::Probe(_) => ["*probe* due" => Timer::Probe(worker)],
         Timer::Settle(_) => ["*settle* due" => Timer::Settle(worker)],
+        Timer::Signal(_) => ["*signal* due" => Timer::Signal(worker)],
+        Timer::Hung(_) => ["*hung* due" => Timer::Hung(worker)],
         Timer::Kill(_) => ["*kill* due" => Timer::Kill(worker)],
         Timer::Recover(_) => ["*recover* due" => Timer::Recover(worker)],
         Timer::Backoff(_) => ["*backoff* due" => Timer::Backoff(slot)],
@@ -100,6 +104,9 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
             "probed: accepts" => Event::Probed { worker, ready: true },
             "probed: does not" => Event::Probed { worker, ready: false },
         ],
+        Event::Drained { .. } => ["drained" => Event::Drained { worker, grace: ms(0) }],
+        Event::Blocked { .. } => ["blocked" => Event::Blocked { worker, since: ms(1_000) }],
+        Event::Answered { .. } => ["answers" => Event::Answered { worker }],
         Event::Exited { .. } => [], // by exits
         Event::ConfigLoaded { .. } => [
             "configuration loaded" => loaded(Ok(rules(2))),
@@ -134,6 +141,9 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             | Event::SpawnFailed { .. }
             | Event::Notified { .. }
             | Event::Probed { .. }
+            | Event::Drained { .. }
+            | Event::Blocked { .. }
+            | Event::Answered { .. }
             | Event::Exited { .. } => (true, false),
         },
         Trigger::Due(timer) => match timer {
@@ -141,6 +151,8 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             Timer::Start(_)
             | Timer::Probe(_)
             | Timer::Settle(_)
+            | Timer::Signal(_)
+            | Timer::Hung(_)
             | Timer::Kill(_)
             | Timer::Recover(_) => (true, false),
         },
@@ -213,13 +225,31 @@ fn ready() -> Vec<Situation> {
     let worker = crashed.serving(0).expect("a worker").id;
     crashed.crash(worker, Exit::Signal(11));
     crashed.run(ms(500));
+    let mut blocked = newest("ready (blocked)", &well);
+    let (worker, since) = (blocked.worker, ms(1_000));
+    blocked
+        .core
+        .handle(well.now, Event::Blocked { worker, since });
     let mut canary = served(1);
     reload(&mut canary, 300);
     vec![
+        blocked,
         newest("ready", &well),
         newest("ready (after a crash)", &crashed),
         newest("ready (first of a new generation, on trial)", &canary),
     ]
+}
+
+/// A worker that is asked to drain before it is signalled.
+fn asked_to_drain() -> Situation {
+    let rules = Policy {
+        drains: true,
+        ..rules(2)
+    };
+    let mut asked = Sim::new(rules, Script::default());
+    asked.run(ms(1_000));
+    scale(&mut asked, 1);
+    newest("draining (asked over its channel)", &asked)
 }
 
 fn leaving() -> [Situation; 4] {
@@ -250,7 +280,7 @@ fn worker_situations() -> Vec<Situation> {
     let [draining, stopping, killed, gone] = leaving();
     let mut all = starting();
     all.extend(ready());
-    all.extend([draining, stopping, killed, gone]);
+    all.extend([draining, asked_to_drain(), stopping, killed, gone]);
     let states = every!(WorkerState:
         WorkerState::Starting => ["starting" => WorkerState::Starting],
         WorkerState::Ready => ["ready" => WorkerState::Ready],

@@ -58,6 +58,7 @@ impl Names {
                 slot, generation, ..
             } => format!("spawn for {}, generation {generation}", self.slot(*slot)),
             Action::Signal { worker, .. } => format!("stop signal to {}", self.worker(*worker)),
+            Action::Drain { worker, .. } => format!("ask {} to drain", self.worker(*worker)),
             Action::Kill { worker } => format!("kill the tree of {}", self.worker(*worker)),
             Action::Probe { .. } => "look whether it accepts".to_owned(),
             Action::Release { worker } => format!("release {}", self.worker(*worker)),
@@ -89,6 +90,8 @@ impl Names {
                     cause(&blame.cause)
                 )
             }
+            Transition::Blocked { worker, .. } => format!("{} is blocked", self.worker(*worker)),
+            Transition::Answered { worker, .. } => format!("{} answers", self.worker(*worker)),
             Transition::Backoff { slot, .. } => format!("back off {}", self.slot(*slot)),
             Transition::Recovered { slot } => format!("{} is well again", self.slot(*slot)),
             Transition::Degraded { why: Some(_) } => "degraded".to_owned(),
@@ -117,6 +120,7 @@ fn cause(cause: &Cause) -> &'static str {
         Cause::ExitedEarly(_) => "exited early",
         Cause::StartTimeout { .. } => "start timeout",
         Cause::Crashed { .. } => "crashed",
+        Cause::Hung { .. } => "hung",
         Cause::LeftAtOnce => "left at once",
         Cause::OverBudget { .. } => "over budget",
     }

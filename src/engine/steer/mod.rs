@@ -109,6 +109,11 @@ impl Steering {
         self.outdated = true;
     }
 
+    /// Whether no connection waits where it should not.
+    pub fn is_idle(&self) -> bool {
+        self.waiting_since.is_empty()
+    }
+
     /// When [`Engine::steer`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let spare = self
@@ -192,6 +197,7 @@ impl Engine {
         if socket.is_shut_down() {
             self.mend(listener);
         }
+        self.deal();
         self.steering.outdate();
     }
 
@@ -207,7 +213,7 @@ impl Engine {
         let mut places: Vec<Place> = self
             .core
             .workers()
-            .filter(|w| w.state == WorkerState::Ready)
+            .filter(|w| w.state == WorkerState::Ready && w.blocked.is_none())
             .filter_map(|w| {
                 let line = (*self.held.get(&w.id)?.lines.get(listener)?)?;
                 Some(Place {
@@ -239,7 +245,7 @@ impl Engine {
         let number = |line: usize| order.iter().position(|l| *l == line).unwrap_or(0) as u32;
         let mut numbers: Vec<u32> = places.iter().map(|place| number(place.line)).collect();
         let program = match spread {
-            Spread::Shared | Spread::Even => {
+            Spread::Shared | Spread::RoundRobin | Spread::Even => {
                 let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
                 for place in places {
                     let weight = self.steering.looks.weight(place.worker);
@@ -286,7 +292,7 @@ impl Engine {
     }
 
     /// Sets what is to be known of a line.
-    fn set_interest(&mut self, listener: usize, line: usize, interest: Interest) {
+    pub(super) fn set_interest(&mut self, listener: usize, line: usize, interest: Interest) {
         if self.steering.interest[listener][line] == interest {
             return;
         }
@@ -301,14 +307,17 @@ impl Engine {
     /// of one that is chosen that there is traffic, where that matters.
     fn watch_lines(&mut self, listener: usize, spread: Spread, places: &[Place], spares: &[usize]) {
         let matters = match spread {
-            Spread::Shared => false,
+            Spread::Shared | Spread::RoundRobin => false,
             Spread::Even => places.len() > 1,
-            Spread::Sticky => self.steering.proxy.wants_to_look(now()),
+            Spread::Sticky => self.steering.proxy.wants_to_look(now()) || self.speaks_node(),
         };
         let traffic = matters && self.steering.looks.next.is_none();
         for line in 0..self.listeners[listener].lines.len() {
             let ripening = self.steering.waiting_since.contains_key(&(listener, line));
-            let free = !ripening && !self.steering.watched;
+            let free = !ripening && (!self.steering.watched || self.speaks_node());
+            if spread == Spread::RoundRobin && line == 0 {
+                continue; // It is dealt from.
+            }
             let interest = match spares.contains(&line) && free {
                 true => Interest::Connection,
                 false => Interest::Hangup,

@@ -42,6 +42,10 @@ impl Engine {
     /// Looks after the lines that connections are not to go to, and returns which these are.
     pub(super) fn tend_spares(&mut self, listener: usize, places: &[Place]) -> Vec<usize> {
         let spares = self.spares(listener, places);
+        if self.speaks_node() {
+            self.forward(listener, &spares, places);
+            return spares;
+        }
         if self.steering.watched {
             return spares;
         }
@@ -82,6 +86,21 @@ impl Engine {
         spares
     }
 
+    /// Node workers are handed what waits in spare lines one by one.
+    fn forward(&mut self, listener: usize, spares: &[usize], places: &[Place]) {
+        if !places.iter().any(|place| place.worker.is_some()) {
+            return; // It waits for the first to come.
+        }
+        for line in self.ripe(listener, spares) {
+            let all = self.deal_from(listener, line);
+            if !all || self.listeners[listener].lines[line].waiting() > Some(0) {
+                self.steering.waiting_since.insert((listener, line), now());
+            } else {
+                self.steering.waiting_since.remove(&(listener, line));
+            }
+        }
+    }
+
     fn tell_handed_on(&mut self, listener: usize, waited: u32) {
         let name = &self.listeners[listener].name;
         let text = match migrates() {
@@ -107,7 +126,8 @@ impl Engine {
     fn spares(&mut self, listener: usize, places: &[Place]) -> Vec<usize> {
         let live = |id| self.core.worker(id).is_some_and(|w| w.state.is_live());
         // Better wait for the next worker than be reset.
-        let awaited: Vec<usize> = match migrates() {
+        let handed = self.speaks_node();
+        let awaited: Vec<usize> = match handed || migrates() {
             true => Vec::new(),
             false => self.awaited(listener),
         };
@@ -116,7 +136,7 @@ impl Engine {
             let has = |held: &super::super::Held| held.lines.get(listener) == Some(&Some(line));
             places.iter().any(|p| p.line == line)
                 || awaited.contains(&line)
-                || held.any(|(id, h)| has(h) && live(*id))
+                || !handed && held.any(|(id, h)| has(h) && live(*id))
         };
         let count = self.listeners[listener].lines.len();
         let spares: Vec<usize> = (0..count).filter(|line| !kept(*line)).collect();

@@ -81,6 +81,7 @@ impl Engine {
             return;
         }
         let mut counts = BTreeMap::new();
+        let mut slow = Vec::new();
         for (n, listener) in self.listeners.iter().enumerate() {
             if !listener.is_steered() {
                 continue;
@@ -90,15 +91,25 @@ impl Engine {
                     continue;
                 };
                 let queue = listener.lines[line].waiting().unwrap_or(0);
+                if queue > 0 {
+                    slow.push(worker);
+                }
                 let count = counts.entry(worker).or_insert_with(|| self.open_by(worker));
                 *count += WAITING * u64::from(queue);
             }
+        }
+        for worker in slow {
+            self.ask(worker);
         }
         let interval = INTERVAL * (1 + counts.len() / FEW) as u32;
         let open = counts.values().sum();
         let quiet = self.steering.looks.seen(counts);
         self.steering.looks.next = match spread {
             Spread::Even if quiet < QUIET => Some(now() + interval),
+            Spread::Sticky if self.speaks_node() && quiet < QUIET => {
+                self.look_for_a_proxy(open);
+                Some(now() + INTERVAL * 5)
+            }
             Spread::Sticky if quiet < SLOW_QUIET && self.look_for_a_proxy(open) => {
                 Some(now() + SLOW)
             }

@@ -18,8 +18,7 @@ const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env'
   'concurrently', 'dotenv-cli', 'env-cmd', '@dotenvx/dotenvx', '@nestjs/cli', 'ts-node-dev', 'node-dev', 'turbo', 'lerna']);
 
 function isLauncher() {
-  let path = process.argv[1];
-  if (!path) return false;
+  let path = process.argv[1] || '';
   try { path = require('fs').realpathSync(path); } catch { /* then as it was typed */ }
   const parts = path.split('/');
   const [first, second] = parts.slice(parts.lastIndexOf('node_modules') + 1);
@@ -32,9 +31,8 @@ function cleanEnvironment() {
   delete env.APP_CLUSTER_FD;
   delete env.APP_CLUSTER_ID;
   if (env.NODE_OPTIONS === undefined) return;
-  const { realpathSync } = require('fs');
   const ours = (path) => {
-    try { return path === __filename || realpathSync(path) === __filename; } catch { return false; }
+    try { return require('fs').realpathSync(path) === __filename; } catch { return path === __filename; }
   };
   const rest = env.NODE_OPTIONS.replace(/ ?--require[ =](?:"((?:[^"\\]|\\.)*)"|([^\s"]+))/g,
     (whole, quoted, bare) => (ours(quoted === undefined ? bare : quoted.replace(/\\(.)/g, '$1')) ? '' : whole));
@@ -60,9 +58,10 @@ function attach(fd, id) {
   } finally {
     delete process.env.NODE_UNIQUE_ID;
   }
-  // Node's own listeners do not hold this process, unlike a worker's: it may be a step of the start
-  // script that ends by itself ("tsc && node app.js"), and the next one attaches again.
-  for (let count = holders() - before; count > 0; count--) process.channel.unrefCounted();
+  // Node's own listeners do not hold this process, unlike a worker's, until it listens: it may be a step
+  // of the start script that ends by itself ("tsc && node app.js"), and the next one attaches again.
+  unheld = holders() - before;
+  for (let count = unheld; count > 0; count--) process.channel.unrefCounted();
 }
 
 /** Replaces a method by what `make` makes of it; name, length and flags stay. */
@@ -88,12 +87,13 @@ let seen = new WeakMap();
 /** The drain that was asked for: {quiet, within, spread, since} in ms. */
 let plan = null;
 let said = false;
+/** How many holds on the channel a late worker owes. */
+let unheld = 0;
 let storing = false;
 let timer = null;
 let utilization;
 /** As they were at the start: the app may put others there. */
-let send;
-let performance;
+let send, performance;
 
 function say(act, more) {
   // The callback takes the error that would else be an 'error' event of `process`.
@@ -117,14 +117,10 @@ function* live() {
   }
 }
 
-function forget() {
-  open.delete(this);
-}
-
 function track(connection) {
   if (open.has(connection) || connection.destroyed) return;
   open.add(connection);
-  connection.once('close', forget);
+  connection.once('close', function forget() { open.delete(this); });
 }
 
 function trackSession(session) {
@@ -133,6 +129,8 @@ function trackSession(session) {
 }
 
 const watch = quietly((server) => {
+  // What listens is an app: it waits for the answer, and for what comes.
+  for (; unheld > 0; unheld--) process.channel.refCounted();
   if (watched.has(server)) return;
   watched.add(server);
   servers.add(new WeakRef(server));
@@ -331,35 +329,33 @@ function listen(original) {
   };
 }
 
-const retireListening = quietly((server) => {
-  stopListening(server);
-  retire(server, plan.quiet);
-});
-
 function drain({ quiet, within, hurry }) {
   const number = (value, otherwise) => (Number.isFinite(value) && value >= 0 ? value : otherwise);
   const first = plan === null;
   plan = { quiet: number(quiet, QUIET), within: number(within, 30000), since: performance.now() };
   plan.spread = hurry ? Math.min(1000, plan.within / 4) : plan.within / 2;
+  const end = quietly((server) => { stopListening(server); retire(server, plan.quiet); });
   for (const server of live()) {
     // Asked for before the drain, and perhaps answered after it.
-    if (!server._handle) server.once('listening', () => retireListening(server));
-    retireListening(server);
+    if (!server._handle) server.once('listening', () => end(server));
+    end(server);
   }
   setImmediate(look);
   lookOften(plan.quiet);
   // What ends now does so by request: a lost channel is no reason to exit at once.
   const { worker } = require('cluster');
   if (worker) worker.exitedAfterDisconnect = true;
-  // It stays until it is released. Behind a launcher nothing of Node's holds it.
   if (first) process.channel.refCounted();
+  const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
+  say('draining', { signals });
 }
 
 function release() {
   // The app has not closed these, and so not yet heard of it.
   const { close: end } = require('net').Server.prototype;
   for (const server of live()) if (server._handle && server._handle.appCluster) end.call(server);
-  process.channel.unref();
+  // A signal that was sent before this message may be noticed after it: a loop without work would end first.
+  setTimeout(() => process.channel && process.channel.unref(), 50);
 }
 
 function vitals() {

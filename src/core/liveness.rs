@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Workers that run and do not answer.
+
+use super::*;
+use std::time::Duration;
+
+impl Supervisor {
+    /// A worker has not answered for `since`. It is out of the balance from now on, and
+    /// replaced if it does not answer within `hung_timeout`.
+    pub(super) fn on_blocked(&mut self, id: WorkerId, since: Duration) {
+        let began = Time(self.now.0.saturating_sub(since.as_micros() as u64));
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.state != WorkerState::Ready || worker.blocked.is_some() {
+            return;
+        }
+        worker.blocked = Some(began);
+        let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
+        if let Some(limit) = self.policy(generation).hung_timeout {
+            self.timers.set(Timer::Hung(id), began + limit);
+        }
+        self.announce(Transition::Blocked {
+            worker: id,
+            slot,
+            generation,
+            pid,
+            after: since,
+        });
+    }
+
+    /// It has answered.
+    pub(super) fn on_answered(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let Some(began) = worker.blocked.take() else {
+            return;
+        };
+        let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
+        self.timers.clear(Timer::Hung(id));
+        self.announce(Transition::Answered {
+            worker: id,
+            slot,
+            generation,
+            pid,
+            after: now.since(began),
+        });
+    }
+
+    /// It has not answered for too long: killed, and its slot gets another one.
+    pub(super) fn on_hung(&mut self, id: WorkerId) {
+        let Some(began) = self.workers.get(&id).and_then(|w| w.blocked) else {
+            return;
+        };
+        let after = self.now.since(began);
+        self.fail(id, Cause::Hung { after });
+        self.kill_worker(id);
+    }
+}

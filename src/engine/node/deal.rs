@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Connections that we accept and hand over (`newconn`): all of them with `round-robin`, and
+//! those to the address of a slot (`slot_listen`), which the app knows nothing of; else
+//! those that wait in a line whose worker is gone, starting or blocked.
+//!
+//! A worker gets the next one before it has answered for the last, but only so many, and only
+//! as long as it answers quickly: what it has been sent cannot be given to another. Our copy
+//! is kept until it has answered. What nobody can take waits in the kernel.
+
+use super::super::poller::Interest;
+use super::{Engine, Outgoing, Sent, now};
+use crate::config::Spread;
+use crate::core::{Time, WorkerId, WorkerState};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So many connections may be on their way to one worker, if it answers within [`QUICK`].
+const MAX_FLIGHTS: usize = 4;
+const QUICK: Duration = Duration::from_millis(20);
+/// Connections accepted from one line in one turn.
+const BATCH: usize = 64;
+/// How long a worker is left alone that did not take a connection; twice as long each time.
+const REST_MIN: Duration = Duration::from_millis(10);
+const REST_MAX: Duration = Duration::from_secs(1);
+
+/// A connection that we have accepted.
+pub struct Parcel {
+    connection: Arc<OwnedFd>,
+    listener: usize,
+    line: usize,
+}
+
+/// What a worker has been sent and has not answered for.
+pub enum Flight {
+    /// Whether it is there.
+    Question,
+    /// A connection, since when.
+    Connection(Parcel, Time),
+}
+
+impl Flight {
+    /// Since when it owes an answer for a connection.
+    pub fn since(&self) -> Option<Time> {
+        match self {
+            Flight::Question => None,
+            Flight::Connection(_, at) => Some(*at),
+        }
+    }
+}
+
+/// What is known beyond single workers.
+#[derive(Default)]
+pub struct Dealer {
+    /// Accepted, and taken by nobody so far: a worker has given it back.
+    waiting: VecDeque<Parcel>,
+    /// Who got the last one.
+    last: Option<WorkerId>,
+}
+
+impl Engine {
+    /// Hands over what waits, as far as somebody takes it.
+    pub(in super::super) fn deal(&mut self) {
+        for _ in 0..self.node.dealer.waiting.len() {
+            let Some(parcel) = self.node.dealer.waiting.pop_front() else {
+                break;
+            };
+            match self.taker(parcel.listener, parcel.line) {
+                Some(worker) => self.give(worker, parcel),
+                None => self.node.dealer.waiting.push_back(parcel),
+            }
+        }
+        if !self.speaks_node() {
+            return;
+        }
+        let all_dealt = self.spread() == Spread::RoundRobin;
+        for listener in 0..self.listeners.len() {
+            let lines = match self.listeners[listener].per_slot {
+                true => self.listeners[listener].lines.len(),
+                false if all_dealt => 1,
+                false => 0,
+            };
+            for line in 0..lines {
+                let more = self.deal_from(listener, line);
+                let interest = match more && self.taker(listener, line).is_some() {
+                    true => Interest::Connection,
+                    false => Interest::Hangup,
+                };
+                self.set_interest(listener, line, interest);
+            }
+        }
+    }
+
+    /// Hands over what waits in a line. `false`: nobody takes anything now.
+    pub(in super::super) fn deal_from(&mut self, listener: usize, line: usize) -> bool {
+        for _ in 0..BATCH {
+            let Some(worker) = self.taker(listener, line) else {
+                return false;
+            };
+            let Some(socket) = self.listeners[listener].lines.get(line) else {
+                return true;
+            };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match accept_with(&socket.fd, flags) {
+                Ok(connection) => {
+                    let connection = Arc::new(connection);
+                    let parcel = Parcel {
+                        connection,
+                        listener,
+                        line,
+                    };
+                    self.give(worker, parcel);
+                }
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
+                    let text = "cannot accept connections: no descriptor or memory is left \
+                                (raise LimitNOFILE=)";
+                    self.about_once(worker, super::Level::Error, text);
+                    return false;
+                }
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+
+    fn give(&mut self, worker: WorkerId, parcel: Parcel) {
+        let now = now();
+        let Some(key) = self.key_for(worker, parcel.listener) else {
+            self.node.dealer.waiting.push_back(parcel);
+            return;
+        };
+        let connection = Arc::clone(&parcel.connection);
+        let sent = self.say(worker, &Outgoing::Connection { key }, Some(connection));
+        if let (Some(seq), Some(talk)) = (sent, self.talk(worker)) {
+            talk.flights.insert(seq, Flight::Connection(parcel, now));
+            talk.handles.push_back(Sent::Connection(seq));
+            self.node.dealer.last = Some(worker);
+        }
+    }
+
+    /// The server of a worker that connections of `listener` are for. Those to the address of a
+    /// slot are for the first listener, unless the app listens there itself.
+    fn key_for(&self, worker: WorkerId, listener: usize) -> Option<String> {
+        let talk = self.held.get(&worker)?.talk.as_ref()?;
+        let own = talk.server_for(listener);
+        let server = match self.listeners.get(listener)?.per_slot {
+            true if own.is_some() => None,
+            true => (0..self.listeners.len()).find_map(|n| talk.server_for(n)),
+            false => own,
+        };
+        server.map(|server| server.key.clone())
+    }
+
+    /// Who is to get the next connection: of those with the fewest on their way, the one after
+    /// the last.
+    fn taker(&self, listener: usize, line: usize) -> Option<WorkerId> {
+        let now = now();
+        let last = self.node.dealer.last;
+        let per_slot = self.listeners.get(listener)?.per_slot;
+        let takes = |worker: &WorkerId| {
+            let talk = self.held.get(worker)?.talk.as_ref()?;
+            let known = self.core.worker(*worker)?;
+            let serves = known.state == WorkerState::Ready
+                && known.blocked.is_none()
+                && !talk.channel.has_ended()
+                && !talk.channel.is_clogged()
+                && talk.refuses.is_none_or(|(until, _)| until <= now)
+                && (!per_slot || known.slot.0 as usize == line)
+                && self.key_for(*worker, listener).is_some();
+            let since = talk.flights.values().filter_map(Flight::since);
+            let flights = since.clone().count();
+            let quick = since.min().is_none_or(|at| now.since(at) <= QUICK);
+            let free = flights == 0 || (quick && flights < MAX_FLIGHTS);
+            (serves && free).then_some((flights, Some(*worker) <= last, *worker))
+        };
+        let best = self.held.keys().filter_map(takes).min();
+        best.map(|(_, _, worker)| worker)
+    }
+
+    /// A worker has answered for a connection, or the question whether it is there.
+    pub(super) fn took(&mut self, worker: WorkerId, seq: u64, accepted: bool) {
+        let now = now();
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        match talk.flights.remove(&seq) {
+            None => return,
+            Some(Flight::Question) => self.answered(worker, true),
+            Some(Flight::Connection(parcel, _)) => {
+                if accepted {
+                    talk.refuses = None;
+                } else {
+                    let times = talk.refuses.map_or(0, |(_, times)| times);
+                    let rest = (REST_MIN * (1 << times.min(10))).min(REST_MAX);
+                    talk.refuses = Some((now + rest, times + 1));
+                    self.node.dealer.waiting.push_front(parcel);
+                }
+                self.answered(worker, false);
+            }
+        }
+        if !self.steering.is_idle() {
+            self.steering.outdate();
+        }
+        self.deal();
+    }
+
+    /// A worker is gone, or cannot be reached: what it has certainly not seen goes to others.
+    /// Of the rest it may have read something already.
+    pub(super) fn deal_again(&mut self, worker: WorkerId) {
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        let unseen: Vec<u64> = talk
+            .handles
+            .drain(..)
+            .filter_map(|sent| match sent {
+                Sent::Connection(seq) => Some(seq),
+                Sent::Answer(..) => None,
+            })
+            .collect();
+        let mut flights = std::mem::take(&mut talk.flights);
+        for seq in unseen {
+            if let Some(Flight::Connection(parcel, _)) = flights.remove(&seq) {
+                self.node.dealer.waiting.push_back(parcel);
+            }
+        }
+    }
+
+    /// When somebody may take connections again who did not.
+    pub(super) fn dealing_deadline(&self) -> Option<Time> {
+        let wanted = !self.node.dealer.waiting.is_empty() || self.spread() == Spread::RoundRobin;
+        let now = now();
+        let rests = self.held.values().filter_map(|h| {
+            let (until, _) = h.talk.as_ref()?.refuses?;
+            (wanted && until > now).then_some(until)
+        });
+        rests.min()
+    }
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The primary of a `node:cluster`, for workers that are Node's.
+//!
+//! What a worker asks and is told is in here; where it may listen in [`places`], how it ends
+//! in [`stop`], whether it answers in [`liveness`], and connections that are handed over in
+//! [`deal`]. A worker's own listen(2) and accept(2) happen on our sockets: we are not in the
+//! path of the data unless connections are dealt.
+
+mod deal;
+mod liveness;
+mod places;
+mod start;
+mod stop;
+
+pub use start::{Batch, Start};
+
+use super::poller::{Interest, Token};
+use super::{Engine, Level, Record, now};
+use crate::config::{Runner, Spread};
+use crate::core::{Event, Notification, SlotId, Time, WorkerId};
+use crate::protocol::node::channel::{Channel, Received};
+use crate::protocol::node::message::{Incoming, Outgoing, Preload, Query, parse};
+use deal::{Dealer, Flight};
+use places::{Extra, Place};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Servers that a worker may have.
+const MAX_SERVERS: usize = 1024;
+/// Keys whose session ticket keys are kept, and how long these may be, in bytes.
+const MAX_TICKETS: usize = 1024;
+const MAX_TICKET: usize = 16 * 1024;
+/// How often a socket is sent again that did not arrive.
+const RESENDS: u32 = 3;
+/// Longest part of a line that is shown in the log, in characters.
+const SHOWN: usize = 100;
+
+/// The conversation with one worker.
+pub struct Talk {
+    channel: Channel,
+    runner: Runner,
+    /// How its connections are spread; workers of another generation may do otherwise.
+    spread: Spread,
+    /// The number of our next message.
+    seq: u64,
+    servers: Vec<Server>,
+    /// The version of Node that the preload has told; `None`: it is not in force.
+    preload: Option<String>,
+    /// Sockets on their way that have not been acknowledged, oldest first.
+    handles: VecDeque<Sent>,
+    /// Connections that it has been sent and has not answered for, by our number.
+    flights: BTreeMap<u64, Flight>,
+    stop: stop::Progress,
+    life: liveness::Life,
+    /// It takes no connections until then; how often in a row it has refused.
+    refuses: Option<(Time, u32)>,
+    /// What it has said wrongly.
+    wrong: u64,
+    interest: Interest,
+    /// What the event loop last told of itself: share of time, heap.
+    vitals: Option<(f64, u64)>,
+}
+
+/// A server that a worker has, or wants.
+struct Server {
+    key: String,
+    query: Query,
+    place: Place,
+    listening: bool,
+}
+
+/// A socket that has been sent.
+enum Sent {
+    /// The answer to a query; so many times.
+    Answer(Outgoing, Arc<OwnedFd>, u32),
+    /// A connection, or the question whether it answers, by our number.
+    Connection(u64),
+}
+
+/// What is known beyond single workers.
+#[derive(Default)]
+pub struct Primary {
+    extras: Vec<Extra>,
+    next_extra: u64,
+    /// Session ticket keys that the first worker has told, by key.
+    tickets: BTreeMap<String, String>,
+    dealer: Dealer,
+    /// A socket that nobody listens to.
+    dummy: Option<Arc<OwnedFd>>,
+    /// What has been told once.
+    told: Vec<String>,
+}
+
+impl Talk {
+    /// A conversation that begins.
+    pub fn new(channel: Channel, runner: Runner, spread: Spread) -> Talk {
+        Talk {
+            channel,
+            runner,
+            spread,
+            seq: 0,
+            servers: Vec::new(),
+            preload: None,
+            handles: VecDeque::new(),
+            flights: BTreeMap::new(),
+            stop: stop::Progress::default(),
+            life: liveness::Life::default(),
+            refuses: None,
+            wrong: 0,
+            interest: Interest::Connection,
+            vitals: None,
+        }
+    }
+
+    /// Our end of the channel.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Sends a message; returns its number.
+    fn say(&mut self, message: &Outgoing, handle: Option<Arc<OwnedFd>>) -> u64 {
+        let seq = self.seq;
+        self.seq += 1;
+        self.channel.send(message.line(seq), handle);
+        seq
+    }
+
+    /// Whether it has a server that takes connections of `listener`.
+    fn server_for(&self, listener: usize) -> Option<&Server> {
+        let of = |s: &&Server| s.listening && s.place.listener() == Some(listener);
+        self.servers.iter().find(of)
+    }
+}
+
+impl Engine {
+    /// Whether the present generation's workers are spoken to in this protocol.
+    pub(super) fn speaks_node(&self) -> bool {
+        let release = self.releases.get(&self.core.generation());
+        release.is_some_and(|release| release.launch.runner.is_some())
+    }
+
+    fn talk(&mut self, worker: WorkerId) -> Option<&mut Talk> {
+        self.held.get_mut(&worker)?.talk.as_mut()
+    }
+
+    /// Sends a message to a worker, and sees that it gets out.
+    fn say(
+        &mut self,
+        worker: WorkerId,
+        message: &Outgoing,
+        handle: Option<Arc<OwnedFd>>,
+    ) -> Option<u64> {
+        let seq = self.talk(worker)?.say(message, handle);
+        self.watch_channel(worker);
+        Some(seq)
+    }
+
+    /// Says what is to be known of a channel now.
+    fn watch_channel(&mut self, worker: WorkerId) {
+        let Some(talk) = self.held.get_mut(&worker).and_then(|h| h.talk.as_mut()) else {
+            return;
+        };
+        if talk.channel.has_ended() {
+            return;
+        }
+        let wanted = match (talk.channel.is_clogged(), talk.channel.wants_to_send()) {
+            (true, _) => Interest::Room,
+            (false, true) => Interest::Both,
+            (false, false) => Interest::Connection,
+        };
+        let token = Token::Channel(worker);
+        if wanted != talk.interest && self.poller.change(&talk.channel, token, wanted).is_ok() {
+            talk.interest = wanted;
+        }
+    }
+
+    /// Something has happened on a worker's channel.
+    pub(super) fn take_channel(&mut self, worker: WorkerId) {
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        talk.channel.flush();
+        let received = match talk.channel.is_clogged() {
+            true => Vec::new(),
+            false => talk.channel.receive(),
+        };
+        for one in received {
+            match one {
+                Received::Line(line) => match parse(&line) {
+                    Ok(message) => self.heard(worker, message),
+                    Err(why) => self.misheard(worker, &why, &line),
+                },
+                Received::TooLong(length) => {
+                    let why = format!("it is {length} bytes long");
+                    self.misheard(worker, &why, b"");
+                }
+                Received::End(left) => {
+                    if left > 0 {
+                        let why = format!("it ends in the middle, after {left} bytes");
+                        self.misheard(worker, &why, b"");
+                    }
+                    self.channel_ended(worker);
+                }
+            }
+        }
+        self.watch_channel(worker);
+    }
+
+    /// A line that makes no sense. Told the first time, and whenever there are twice as many.
+    fn misheard(&mut self, worker: WorkerId, why: &str, line: &[u8]) {
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        talk.wrong += 1;
+        let count = talk.wrong;
+        if !count.is_power_of_two() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&line[..line.len().min(4 * SHOWN)]);
+        let shown: String = text.escape_debug().take(SHOWN).collect();
+        let shown = if shown.is_empty() {
+            shown
+        } else {
+            format!(": {shown}")
+        };
+        let text = format!("a line on its channel was dropped, {why}{shown} ({count} so far)");
+        self.about(worker, Level::Warning, &text);
+    }
+
+    /// Logs something about a worker.
+    fn about(&mut self, worker: WorkerId, level: Level, text: &str) {
+        let (slot, generation) = match self.core.worker(worker) {
+            Some(known) => (known.slot, Some(known.generation)),
+            None => (SlotId(0), None),
+        };
+        let pid = self.held.get(&worker).map(|h| h.process.pid);
+        let message = format!("slot {slot}: worker {}: {text}", pid.unwrap_or_default());
+        let mut record = Record::plain(level, message);
+        record.worker = Some(worker);
+        record.slot = Some(slot);
+        record.generation = generation;
+        record.pid = pid;
+        record.cgroup = self.cgroup_name(Some(worker));
+        self.log(record);
+    }
+
+    /// The same, but only once for each text.
+    fn about_once(&mut self, worker: WorkerId, level: Level, text: &str) {
+        if self.node.told.len() < MAX_SERVERS && !self.node.told.iter().any(|t| t == text) {
+            self.node.told.push(text.to_owned());
+            self.about(worker, level, text);
+        }
+    }
+
+    fn heard(&mut self, worker: WorkerId, message: Incoming) {
+        match message {
+            Incoming::Online | Incoming::Other => {}
+            Incoming::Query { seq, query } => self.answer(worker, seq, query),
+            Incoming::Listening(query) => self.listens(worker, &query),
+            Incoming::Close { key } => self.closed(worker, &key),
+            Incoming::Leaving { seq } => {
+                self.say(worker, &Outgoing::MayLeave { ack: seq }, None);
+                let what = Notification::Stopping;
+                self.feed(Event::Notified { worker, what });
+            }
+            Incoming::Accepted { ack, accepted } => self.took(worker, ack, accepted),
+            Incoming::HandleAck => self.arrived(worker, true),
+            Incoming::HandleNack => self.arrived(worker, false),
+            Incoming::Handle => {
+                let Some(talk) = self.talk(worker) else {
+                    return;
+                };
+                // A worker's channel stands still until its socket has been acknowledged.
+                let answer = match talk.channel.take_descriptor() {
+                    Some(_) => Outgoing::HandleAck,
+                    None => Outgoing::HandleNack,
+                };
+                self.say(worker, &answer, None);
+            }
+            Incoming::Preload(said) => self.preload_said(worker, said),
+            Incoming::User(text) => self.user_message(worker, text),
+        }
+    }
+
+    fn preload_said(&mut self, worker: WorkerId, said: Preload) {
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        match said {
+            Preload::Hello { node } => talk.preload = Some(node.chars().take(SHOWN).collect()),
+            Preload::Vitals { utilization, heap } => talk.vitals = Some((utilization, heap)),
+            Preload::Draining { signals } => talk.stop.signals = signals,
+            Preload::Drained => self.drained(worker),
+        }
+    }
+
+    /// A message of the app.
+    fn user_message(&mut self, worker: WorkerId, text: String) {
+        if text == "\"ready\"" {
+            let what = Notification::SaidReady;
+            self.feed(Event::Notified { worker, what });
+        }
+    }
+
+    /// A socket that was sent has arrived, or has not.
+    fn arrived(&mut self, worker: WorkerId, well: bool) {
+        let Some(sent) = self.talk(worker).and_then(|t| t.handles.pop_front()) else {
+            // More of these than sockets would make Node abort; us they concern little.
+            self.misheard(worker, "it acknowledges a socket that was not sent", b"");
+            return;
+        };
+        match sent {
+            _ if well => {}
+            Sent::Answer(message, socket, tries) if tries < RESENDS => {
+                self.say(worker, &message, Some(Arc::clone(&socket)));
+                if let Some(talk) = self.talk(worker) {
+                    let again = Sent::Answer(message, socket, tries + 1);
+                    talk.handles.push_back(again);
+                }
+            }
+            Sent::Answer(..) => {
+                let text = "the socket that it asked for does not arrive: it has probably no \
+                            descriptor left (raise LimitNOFILE=)";
+                self.about_once(worker, Level::Error, text);
+            }
+            Sent::Connection(seq) => self.took(worker, seq, false),
+        }
+    }
+
+    fn channel_ended(&mut self, worker: WorkerId) {
+        let Some(held) = self.held.get_mut(&worker) else {
+            return;
+        };
+        if let Some(talk) = &mut held.talk {
+            self.poller.remove(&talk.channel);
+            talk.life.asked = None;
+        }
+        self.deal_again(worker);
+        self.deal();
+        self.drained(worker);
+        self.steering.outdate();
+    }
+
+    /// What a worker that is gone leaves.
+    pub(super) fn end_talk(&mut self, worker: WorkerId) {
+        self.deal_again(worker);
+        if let Some(talk) = self.held.get_mut(&worker).and_then(|h| h.talk.take())
+            && !talk.channel.has_ended()
+        {
+            self.poller.remove(&talk.channel);
+        }
+        self.drop_extras();
+        self.deal();
+    }
+
+    /// When something of this is due.
+    pub(super) fn node_deadline(&self) -> Option<Time> {
+        let asked = self.liveness_deadline();
+        asked.into_iter().chain(self.dealing_deadline()).min()
+    }
+
+    /// What is due.
+    pub(super) fn node_turn(&mut self) {
+        if self.node_deadline().is_some_and(|at| at <= now()) {
+            self.look_for_blocked();
+            self.deal();
+        }
+    }
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Our end of a worker's channel: lines in, lines out, descriptors with them.
+//!
+//! Nothing here blocks. What comes in is bounded by [`MAX_LINE`]; what waits to go out by
+//! [`MAX_WAITING`], beyond which the worker is not read any more ([`Channel::is_clogged`]):
+//! one that does not read hurts itself only.
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    sockopt,
+};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Longest line that is taken, in bytes; a longer one is dropped and told of.
+pub const MAX_LINE: usize = 1024 * 1024;
+/// So much may wait to be sent, in bytes, before messages of users are refused.
+pub const MAX_WAITING: usize = 1024 * 1024;
+/// Bytes read at once, and how often in one turn of the loop.
+const PIECE: usize = 64 * 1024;
+const PIECES: usize = 4;
+/// Descriptors that a worker may have sent ahead of the line that names them.
+const MAX_DESCRIPTORS: usize = 8;
+
+/// One thing that was received.
+#[derive(Debug)]
+pub enum Received {
+    /// A line, without its newline.
+    Line(Vec<u8>),
+    /// A line of so many bytes was dropped.
+    TooLong(usize),
+    /// The worker has closed its end, or is gone; so many bytes of a line were left.
+    End(usize),
+}
+
+struct Waiting {
+    bytes: Vec<u8>,
+    /// How many of them have been sent.
+    sent: usize,
+    handle: Option<Arc<OwnedFd>>,
+}
+
+/// Our end of a channel. Both descriptors of a pair are CLOEXEC.
+pub struct Channel {
+    socket: OwnedFd,
+    /// The beginning of a line, and how much of it has been searched for its end.
+    partial: Vec<u8>,
+    searched: usize,
+    /// Bytes dropped so far of a line that is too long.
+    dropping: Option<usize>,
+    descriptors: VecDeque<OwnedFd>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    speaker: Option<i32>,
+    ended: bool,
+}
+
+impl Channel {
+    /// A channel, and the worker's end of it.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn pair() -> io::Result<(Channel, OwnedFd)> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        // Who speaks behind `sh -c` or npm.
+        sockopt::set_socket_passcred(&ours, true)?;
+        let channel = Channel {
+            socket: ours,
+            partial: Vec::new(),
+            searched: 0,
+            dropping: None,
+            descriptors: VecDeque::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            speaker: None,
+            ended: false,
+        };
+        Ok((channel, theirs))
+    }
+
+    /// The process that sent what was received last, if the kernel tells.
+    pub fn speaker(&self) -> Option<i32> {
+        self.speaker
+    }
+
+    /// Whether [`Received::End`] has been seen, or sending has failed.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether something waits to be sent.
+    pub fn wants_to_send(&self) -> bool {
+        !self.waiting.is_empty() && !self.ended
+    }
+
+    /// Whether so much waits to be sent that nothing more should be taken from this worker.
+    pub fn is_clogged(&self) -> bool {
+        self.waiting_bytes > MAX_WAITING
+    }
+
+    /// The descriptor that came with the line that was received last, if one did.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop_front()
+    }
+
+    /// What has arrived, a bounded amount of it. To be called when it is readable.
+    pub fn receive(&mut self) -> Vec<Received> {
+        let mut all = Vec::new();
+        for _ in 0..PIECES {
+            if self.ended {
+                break;
+            }
+            match self.receive_piece() {
+                Ok(Some(0)) | Err(_) => {
+                    self.ended = true;
+                    let left = self.partial.len() + self.dropping.unwrap_or(0);
+                    self.partial = Vec::new();
+                    all.push(Received::End(left));
+                }
+                Ok(Some(_)) => self.split(&mut all),
+                Ok(None) => break,
+            }
+        }
+        all
+    }
+
+    /// Reads once; `None`: there is nothing.
+    fn receive_piece(&mut self) -> Result<Option<usize>, Errno> {
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16), ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let length = self.partial.len();
+        self.partial.resize(length + PIECE, 0);
+        let mut parts = [IoSliceMut::new(&mut self.partial[length..])];
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = recvmsg(&self.socket, &mut parts, &mut control, flags);
+        let count = received.as_ref().map_or(0, |r| r.bytes);
+        self.partial.truncate(length + count);
+        for message in control.drain() {
+            match message {
+                RecvAncillaryMessage::ScmCredentials(from) => {
+                    self.speaker = Some(from.pid.as_raw_nonzero().get());
+                }
+                RecvAncillaryMessage::ScmRights(sent) => {
+                    for descriptor in sent {
+                        if self.descriptors.len() < MAX_DESCRIPTORS {
+                            self.descriptors.push_back(descriptor);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        match received {
+            Ok(_) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes whole lines out of what was read.
+    fn split(&mut self, all: &mut Vec<Received>) {
+        let mut begin = 0;
+        while let Some(at) = self.partial[self.searched..]
+            .iter()
+            .position(|b| *b == b'\n')
+        {
+            let end = self.searched + at;
+            match self.dropping.take() {
+                Some(dropped) => all.push(Received::TooLong(dropped + end - begin)),
+                None => all.push(Received::Line(self.partial[begin..end].to_vec())),
+            }
+            begin = end + 1;
+            self.searched = begin;
+        }
+        self.partial.drain(..begin);
+        self.searched = self.partial.len();
+        if self.partial.len() > MAX_LINE || self.dropping.is_some() {
+            *self.dropping.get_or_insert(0) += self.partial.len();
+            self.partial = Vec::new();
+            self.searched = 0;
+        }
+        if self.partial.is_empty() && self.partial.capacity() > 2 * PIECE {
+            self.partial = Vec::new();
+        }
+    }
+
+    /// Sends a line, now or as soon as the worker reads. A copy of `handle` goes with it.
+    pub fn send(&mut self, line: Vec<u8>, handle: Option<Arc<OwnedFd>>) {
+        if self.ended {
+            return;
+        }
+        self.waiting_bytes += line.len();
+        self.waiting.push_back(Waiting {
+            bytes: line,
+            sent: 0,
+            handle,
+        });
+        self.flush();
+    }
+
+    /// Sends what waits, as far as the worker reads. To be called when it is writable.
+    pub fn flush(&mut self) {
+        while let Some(first) = self.waiting.front_mut() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let handle = first.handle.as_deref().map(OwnedFd::as_fd);
+            let descriptors = [handle.unwrap_or(self.socket.as_fd())];
+            if first.handle.is_some() && first.sent == 0 {
+                control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            }
+            let rest = [IoSlice::new(&first.bytes[first.sent..])];
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.socket, &rest, &mut control, flags) {
+                Ok(count) => {
+                    first.sent += count;
+                    self.waiting_bytes -= count;
+                    if first.sent == first.bytes.len() {
+                        self.waiting.pop_front();
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                // Too many descriptors are on their way (unix(7), ETOOMANYREFS): when some
+                // have been received there is room, and the socket is writable then.
+                Err(Errno::TOOMANYREFS) => return,
+                Err(_) => {
+                    self.waiting.clear();
+                    self.waiting_bytes = 0;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (Channel, UnixStream) {
+        let (channel, theirs) = Channel::pair().expect("a pair");
+        (channel, UnixStream::from(theirs))
+    }
+
+    fn lines(channel: &mut Channel) -> Vec<String> {
+        let text = |r: Received| match r {
+            Received::Line(bytes) => String::from_utf8(bytes).expect("UTF-8"),
+            Received::TooLong(n) => format!("too long: {n}"),
+            Received::End(n) => format!("end: {n}"),
+        };
+        channel.receive().into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn lines_are_put_together_from_pieces() {
+        let (mut ours, mut theirs) = pair();
+        theirs.write_all(b"\"a\"\n\"b").expect("write");
+        assert_eq!(lines(&mut ours), ["\"a\""]);
+        assert_eq!(ours.speaker(), Some(std::process::id() as i32));
+        theirs.write_all(b"c\"\n\n").expect("write");
+        assert_eq!(lines(&mut ours), ["\"bc\"", ""]);
+        theirs.write_all(b"tor").expect("write");
+        drop(theirs);
+        assert_eq!(lines(&mut ours), ["end: 3"]);
+        assert!(ours.has_ended() && lines(&mut ours).is_empty());
+    }
+
+    #[test]
+    fn a_line_without_end_costs_a_bounded_amount() {
+        let (mut ours, mut theirs) = pair();
+        let piece = vec![b'x'; 100_000];
+        let mut seen = Vec::new();
+        for _ in 0..50 {
+            theirs.write_all(&piece).expect("write");
+            seen.extend(lines(&mut ours));
+            assert!(ours.partial.capacity() < 4 * MAX_LINE);
+        }
+        theirs.write_all(b"\n1\n").expect("write");
+        seen.extend(lines(&mut ours));
+        assert_eq!(seen, ["too long: 5000000", "1"]);
+    }
+
+    #[test]
+    fn descriptors_go_both_ways() {
+        let (mut ours, theirs) = pair();
+        let (one, mut other) = UnixStream::pair().expect("a pair");
+        ours.send(b"{}\n".to_vec(), Some(Arc::new(one.into())));
+        let (mut there, _unused) = pair();
+        there.socket = theirs.into();
+        assert_eq!(lines(&mut there), ["{}"]);
+        let mut received = UnixStream::from(there.take_descriptor().expect("a descriptor"));
+        received.write_all(b"hello").expect("write");
+        drop(received);
+        let mut text = String::new();
+        other.read_to_string(&mut text).expect("read");
+        assert_eq!(text, "hello");
+        assert!(there.take_descriptor().is_none());
+    }
+
+    #[test]
+    fn what_a_worker_does_not_read_waits_whole_and_in_order() {
+        let (mut ours, mut theirs) = pair();
+        for n in 0..20_000 {
+            ours.send(format!("{n:0>99}\n").into_bytes(), None);
+        }
+        assert!(ours.is_clogged() && ours.wants_to_send());
+        let mut text = String::new();
+        let mut bytes = vec![0; 65_536];
+        while text.len() < 2_000_000 {
+            let count = theirs.read(&mut bytes).expect("read");
+            text.push_str(std::str::from_utf8(&bytes[..count]).expect("UTF-8"));
+            ours.flush();
+        }
+        assert!(!ours.is_clogged() && !ours.wants_to_send());
+        for (n, line) in text.lines().enumerate() {
+            assert_eq!(line.trim_start_matches('0').parse().unwrap_or(0), n);
+        }
+        drop(theirs);
+        ours.send(b"1\n".to_vec(), None);
+        ours.flush();
+        assert!(!ours.wants_to_send());
+    }
+
+    #[test]
+    fn descriptors_without_lines_are_bounded() {
+        let (mut ours, theirs) = pair();
+        let (mut there, _unused) = pair();
+        there.socket = theirs.into();
+        for _ in 0..100 {
+            let (one, _) = UnixStream::pair().expect("a pair");
+            there.send(b" ".to_vec(), Some(Arc::new(one.into())));
+            ours.receive();
+        }
+        assert_eq!(ours.descriptors.len(), MAX_DESCRIPTORS);
+    }
+}
