@@ -70,6 +70,10 @@ fn replaced_workers_lose_nothing(node: &Node) {
         load.wait_for_more(6, Duration::from_secs(60))
             .expect("requests");
         current.drain(LOADED_QUIET, 20_000);
+        assert_eq!(
+            current.wait_for("draining").1["signals"],
+            json!(["SIGTERM"])
+        );
         current.wait_for("drained");
         current.signal(Signal::SIGTERM);
         current.wait_for_exit_by_itself();

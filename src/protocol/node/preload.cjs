@@ -334,6 +334,8 @@ function drain({ quiet, within, hurry }) {
   const first = plan === null;
   plan = { quiet: number(quiet, QUIET), within: number(within, 30000), since: performance.now() };
   plan.spread = hurry ? Math.min(1000, plan.within / 4) : plan.within / 2;
+  const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
+  say('draining', { signals });
   const end = quietly((server) => { stopListening(server); retire(server, plan.quiet); });
   for (const server of live()) {
     // Asked for before the drain, and perhaps answered after it.
@@ -346,8 +348,6 @@ function drain({ quiet, within, hurry }) {
   const { worker } = require('cluster');
   if (worker) worker.exitedAfterDisconnect = true;
   if (first) process.channel.refCounted();
-  const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
-  say('draining', { signals });
 }
 
 function release() {
