@@ -12,6 +12,8 @@
 const MESSAGE = 'NODE_APP_CLUSTER';
 /** For what the app closes by itself, if no drain has said how long is quiet (ms). */
 const QUIET = 1000;
+/** Longest wait for a signal that was sent before a message that came (ms). */
+const LATE = 2000;
 /** Programs that run the app in another process and have to leave the channel to it: by name, or by package. */
 const MANAGERS = /^(npm|npx|pnpm|pnpx|yarn|yarnpkg|corepack)(-cli|-[\d.]+)?(\.[cm]?js)?$/;
 const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env', 'nodemon', 'npm-run-all', 'npm-run-all2',
@@ -86,19 +88,19 @@ const open = new Set();
 let seen = new WeakMap();
 /** The drain that was asked for: {quiet, within, spread, since} in ms. */
 let plan = null;
+/** Signals that have come since. */
+const heard = new Set();
 let said = false;
 /** How many holds on the channel a late worker owes. */
 let unheld = 0;
 let storing = false;
-let timer = null;
+let timer;
 let utilization;
 /** As they were at the start: the app may put others there. */
 let send, performance;
 
-function say(act, more) {
-  // The callback takes the error that would else be an 'error' event of `process`.
-  if (process.connected) send.call(process, { cmd: MESSAGE, act, ...more }, undefined, {}, () => {});
-}
+// The callback takes the error that would else be an 'error' event of `process`.
+const say = (act, more) => process.connected && send.call(process, { cmd: MESSAGE, act, ...more }, undefined, {}, () => {});
 
 /** Nothing of ours may end the app. */
 const quietly = (work) => (...args) => { try { return work(...args); } catch { return undefined; } };
@@ -180,9 +182,8 @@ function retire(server, quiet) {
 }
 
 function lookOften(quiet) {
-  if (timer !== null || said) return;
   // Unref'd: connections hold the process, this does not.
-  timer = setInterval(() => setImmediate(look), Math.min(Math.max(quiet / 8, 5), 25)).unref();
+  timer = timer || (!said && setInterval(() => setImmediate(look), Math.min(Math.max(quiet / 8, 5), 25)).unref());
 }
 
 /** Says that no more streams should come. What comes after close() all the same is refused: it may be sent again. */
@@ -190,9 +191,7 @@ function giveNotice(session) {
   if (!session.destroyed && !session.closed) session.goaway(0, 2 ** 31 - 1);
 }
 
-function bySymbol(object, description) {
-  return object[Object.getOwnPropertySymbols(object).find((symbol) => symbol.description === description)];
-}
+const bySymbol = (object, text) => object[Object.getOwnPropertySymbols(object).find((key) => key.description === text)];
 
 /** The parsers of connections that are between two requests. Without the list: all that have no request. */
 function idleParsers(server) {
@@ -215,7 +214,7 @@ const look = quietly(() => {
   if (plan) reportDrained();
   if (plan ? said : retiring.size === 0) {
     clearInterval(timer);
-    timer = null;
+    timer = undefined;
     seen = new WeakMap();
   }
 });
@@ -306,11 +305,9 @@ function close(original) {
   };
 }
 
-function closeIdleConnections(original) {
-  return function closeIdleConnections() {
-    if (!retiring.has(this)) return original.call(this);
-  };
-}
+const closeIdleConnections = (original) => function closeIdleConnections() {
+  if (!retiring.has(this)) original.call(this);
+};
 
 function listen(original) {
   return function listen(...args) {
@@ -335,6 +332,7 @@ function drain({ quiet, within, hurry }) {
   plan = { quiet: number(quiet, QUIET), within: number(within, 30000), since: performance.now() };
   plan.spread = hurry ? Math.min(1000, plan.within / 4) : plan.within / 2;
   const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
+  if (first) for (const name of signals) process.once(name, () => heard.add(name));
   say('draining', { signals });
   const end = quietly((server) => { stopListening(server); retire(server, plan.quiet); });
   for (const server of live()) {
@@ -350,12 +348,21 @@ function drain({ quiet, within, hurry }) {
   if (first) process.channel.refCounted();
 }
 
-function release() {
-  // The app has not closed these, and so not yet heard of it.
-  const { close: end } = require('net').Server.prototype;
-  for (const server of live()) if (server._handle && server._handle.appCluster) end.call(server);
-  // A signal that was sent before this message may be noticed after it: a loop without work would end first.
-  setTimeout(() => process.channel && process.channel.unref(), 50);
+/** `after`: the signal, or 'message', that the app was told to end with. Its clean-up may close servers later. */
+function release({ after }) {
+  const letGo = () => process.channel && process.channel.unref();
+  const acts = process.listenerCount(after) > 0;
+  if (heard.has(after) || (after === 'message' && acts)) letGo();
+  else if (acts) {
+    // A signal goes another way than messages: this one is still to come.
+    process.once(after, () => setImmediate(letGo));
+    setTimeout(letGo, LATE).unref();
+  } else {
+    // The app does not know yet that these are closed.
+    const { close: end } = require('net').Server.prototype;
+    for (const server of live()) if (server._handle && server._handle.appCluster) end.call(server);
+    letGo();
+  }
 }
 
 function vitals() {
