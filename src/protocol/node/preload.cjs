@@ -16,8 +16,9 @@ const QUIET = 1000;
 const LATE = 2000;
 /** Programs that run the app in another process and have to leave the channel to it: by name, or by package. */
 const MANAGERS = /^(npm|npx|pnpm|pnpx|yarn|yarnpkg|corepack)(-cli|-[\d.]+)?(\.[cm]?js)?$/;
-const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env', 'nodemon', 'npm-run-all', 'npm-run-all2',
-  'concurrently', 'dotenv-cli', 'env-cmd', '@dotenvx/dotenvx', '@nestjs/cli', 'ts-node-dev', 'node-dev', 'turbo', 'lerna']);
+const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env', 'nodemon', 'npm-run-all',
+  'npm-run-all2', 'concurrently', 'dotenv-cli', 'env-cmd', '@dotenvx/dotenvx', '@nestjs/cli', 'ts-node-dev',
+  'node-dev', 'turbo', 'lerna']);
 
 function isLauncher() {
   let path = process.argv[1] || '';
@@ -100,7 +101,8 @@ let utilization;
 let send, performance;
 
 // The callback takes the error that would else be an 'error' event of `process`.
-const say = (act, more) => process.connected && send.call(process, { cmd: MESSAGE, act, ...more }, undefined, {}, () => {});
+const say = (act, more) => process.connected
+  && send.call(process, { cmd: MESSAGE, act, ...more }, undefined, {}, () => {});
 
 /** Nothing of ours may end the app. */
 const quietly = (work) => (...args) => { try { return work(...args); } catch { return undefined; } };
@@ -123,11 +125,7 @@ function track(connection) {
   if (open.has(connection) || connection.destroyed) return;
   open.add(connection);
   connection.once('close', function forget() { open.delete(this); });
-}
-
-function trackSession(session) {
-  track(session);
-  if (retiring.has(serverOf(session))) giveNotice(session);
+  if (isSession(connection) && retiring.has(serverOf(connection))) giveNotice(connection);
 }
 
 const watch = quietly((server) => {
@@ -146,7 +144,7 @@ const watch = quietly((server) => {
   }
   if (isTls(server)) server.on('secureConnection', track);
   server.on('connection', track);
-  if (isHttp2(server)) server.on('session', trackSession);
+  if (isHttp2(server)) server.on('session', track);
 });
 
 /**
@@ -174,10 +172,9 @@ function stopListening(server) {
 function retire(server, quiet) {
   if (!storing) replace(require('http').ServerResponse.prototype, '_storeHeader', storeHeader);
   storing = true;
-  const known = retiring.has(server);
+  const sessions = retiring.has(server) ? [] : Array.from(open).filter(isSession);
   retiring.set(server, quiet);
-  if (known) return;
-  for (const connection of open) if (isSession(connection) && serverOf(connection) === server) giveNotice(connection);
+  for (const session of sessions) if (serverOf(session) === server) giveNotice(session);
   lookOften(quiet);
 }
 
