@@ -7,6 +7,7 @@
 //! path of the data unless connections are dealt.
 
 mod deal;
+pub mod learn;
 mod liveness;
 mod places;
 mod start;
@@ -124,6 +125,11 @@ impl Talk {
         &self.channel
     }
 
+    /// What has arrived.
+    fn receive(&mut self) -> Vec<Received> {
+        self.channel.receive()
+    }
+
     /// Sends a message; returns its number.
     fn say(&mut self, message: &Outgoing, handle: Option<Arc<OwnedFd>>) -> u64 {
         let seq = self.seq;
@@ -207,7 +213,7 @@ impl Engine {
         talk.channel.flush();
         let received = match talk.channel.is_clogged() {
             true => Vec::new(),
-            false => talk.channel.receive(),
+            false => talk.receive(),
         };
         for one in received {
             match one {
