@@ -25,6 +25,7 @@ use deal::{Dealer, Flight};
 use places::{Extra, Place};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Servers that a worker may have.
@@ -95,6 +96,23 @@ pub struct Primary {
     dummy: Option<Arc<OwnedFd>>,
     /// What has been told once.
     told: Vec<String>,
+    /// The file that workers load ahead of the app.
+    preload: Option<PathBuf>,
+}
+
+impl Primary {
+    /// Nothing is known yet. `preload`: the file that workers load ahead of the app.
+    pub fn new(preload: Option<PathBuf>) -> Primary {
+        Primary {
+            preload,
+            ..Primary::default()
+        }
+    }
+
+    /// That file, if there is one.
+    pub fn preload(&self) -> Option<&Path> {
+        self.preload.as_deref()
+    }
 }
 
 impl Talk {
