@@ -414,5 +414,6 @@ impl Engine {
             self.look_for_blocked();
             self.deal();
         }
+        self.deal_if_due();
     }
 }
