@@ -60,6 +60,14 @@ fn has_in_environment(pid: i32, assignment: &[u8]) -> bool {
         .any(|e| e == assignment)
 }
 
+/// Whether a child of ours has ended; it stays to be waited for (waitid(2), WNOWAIT).
+pub fn has_ended(pid: i32) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let found = waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), flags);
+    !matches!(found, Ok(WaitStatus::StillAlive))
+}
+
 /// A few fields of /proc/PID/stat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {

@@ -11,8 +11,11 @@ mod liveness;
 mod places;
 mod start;
 mod stop;
+mod user;
+mod vitals;
 
 pub use start::{Batch, Start};
+pub use user::Told;
 
 use super::poller::{Interest, Token};
 use super::{Engine, Level, Record, now};
@@ -58,8 +61,7 @@ pub struct Talk {
     /// What it has said wrongly.
     wrong: u64,
     interest: Interest,
-    /// What the event loop last told of itself: share of time, heap.
-    vitals: Option<(f64, u64)>,
+    vitals: vitals::Vitals,
 }
 
 /// A server that a worker has, or wants.
@@ -109,7 +111,7 @@ impl Talk {
             refuses: None,
             wrong: 0,
             interest: Interest::Connection,
-            vitals: None,
+            vitals: vitals::Vitals::default(),
         }
     }
 
@@ -289,7 +291,7 @@ impl Engine {
         };
         match said {
             Preload::Hello { node } => talk.preload = Some(node.chars().take(SHOWN).collect()),
-            Preload::Vitals { utilization, heap } => talk.vitals = Some((utilization, heap)),
+            Preload::Vitals { utilization, heap } => talk.vitals.told(utilization, heap),
             Preload::Draining { signals } => talk.stop.signals = signals,
             Preload::Drained => self.drained(worker),
         }
@@ -301,6 +303,7 @@ impl Engine {
             let what = Notification::SaidReady;
             self.feed(Event::Notified { worker, what });
         }
+        self.pass_on(worker, &text);
     }
 
     /// A socket that was sent has arrived, or has not.
