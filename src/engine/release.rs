@@ -6,7 +6,7 @@ use crate::config::{Config, ConfigError, Launch};
 use crate::core::{Event, GenerationId, Policy, Ready};
 use std::time::Duration;
 
-/// A Node worker without a listener counts as ready after this time.
+/// A worker of an app that listens nowhere counts as ready after this time.
 const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// A configuration that workers run.
@@ -30,14 +30,13 @@ impl Release {
     /// Its rules; `batch`: the app has no listener.
     pub fn policy(&self, batch: bool) -> Policy {
         let mut policy = self.config.policy(&crate::config::Cpus::detect());
-        if self.launch.runner.is_some() {
-            policy.drains = true;
-            policy.ready = match policy.ready {
-                Ready::Auto if batch => Ready::Delay(BATCH_READY),
-                Ready::Auto => Ready::Listening,
-                other => other,
-            };
-        }
+        let node = self.launch.runner.is_some();
+        policy.drains = node && !batch;
+        policy.ready = match policy.ready {
+            Ready::Auto if batch => Ready::Delay(BATCH_READY),
+            Ready::Auto if node => Ready::Listening,
+            other => other,
+        };
         policy
     }
 }
