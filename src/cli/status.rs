@@ -110,12 +110,12 @@ fn about(companion: &CompanionStatus) -> String {
     }
     let counts = [
         (companion.restarts, "restarts"),
-        (companion.waiting, "messages wait for it"),
-        (companion.lost, "messages to it lost"),
-        (companion.undelivered, "messages of it not delivered"),
+        (companion.waiting, "messages waiting"),
+        (companion.lost, "lost"),
+        (companion.undelivered, "of its own not delivered"),
     ];
     for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
-        text += &format!(", {count} {what}");
+        text += &format!(", {what}: {count}");
     }
     if let Some(last) = &companion.last_exit {
         text += &format!(" (the last one {last})");
@@ -275,6 +275,15 @@ mod tests {
         status.companion = serde_json::from_value(companion).expect("a companion");
         let text = render(&status, false);
         let lines: Vec<&str> = text.lines().skip(8).collect();
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @"
+          Rollout: advancing generation 8: 1/2 slots
+        Companion: running, pid 99, since 2026-11-21T09:02:09Z, restarts: 1, lost: 12 (the last one exited with status 1)
+         Degraded: slot 1: exited with status 1
+
+        SLOT  STATE     PID  GEN  SINCE                 CPU   MEMORY  LAG    RESTARTS  LAST EXIT
+        0     ready     210  8    2026-11-21T09:02:11Z  1.2s  101.3M  0.3ms  2         was killed by SIGSEGV
+              draining  187  7    2026-11-21T09:02:10Z  -     -       -
+        1     backoff   -    -    -                     -     -       -      11        exited with status 1
+        ");
     }
 }
