@@ -11,7 +11,7 @@ process.on('message', (message) => {
   if (message.type === 'stats') asked.get(message.id)?.(message);
 });
 
-// The numbers of all workers; null if there is no answer, as while the companion is replaced.
+// The numbers of all workers, or null if there is no answer, as while the companion is replaced.
 function getStats() {
   const id = `${process.pid}-${next++}`;
   return new Promise((resolve) => {
@@ -32,7 +32,7 @@ const server = http.createServer(async (request, response) => {
   if (url.pathname === '/broadcast') {
     process.send({ type: 'broadcast', text: url.searchParams.get('text') });
   }
-  response.writeHead(body ? 200 : 503, { 'Content-Type': 'application/json' });
+  response.writeHead(200, { 'Content-Type': 'application/json' });
   response.end(JSON.stringify(body));
 });
 
