@@ -32,7 +32,7 @@ const server = http.createServer(async (request, response) => {
   if (url.pathname === '/broadcast') {
     process.send({ type: 'broadcast', text: url.searchParams.get('text') });
   }
-  response.writeHead(200, { 'Content-Type': 'application/json' });
+  response.setHeader('Content-Type', 'application/json');
   response.end(JSON.stringify(body));
 });
 

@@ -245,7 +245,8 @@ impl Engine {
             None => {
                 let known = |pid| self.held.values().any(|h| h.process.pid == pid);
                 pids = tree::descendants(main);
-                pids.extend(tree::orphans(main, held.notify.path(), known));
+                let mark = format!("NOTIFY_SOCKET={}", held.notify.path().display());
+                pids.extend(tree::orphans(main, &mark, known));
             }
         }
         for pid in pids.into_iter().filter(|pid| *pid > 1 && *pid != main) {

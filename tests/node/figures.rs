@@ -71,7 +71,7 @@ fn full(node: &Node) -> Result<(), String> {
         1,
         &["the worker of slot 0 does not read what was sent to it"],
     );
-    dev.cli(&["send", "web", "\"all\""]).failed(
+    send_long(&dev, "web", &long).failed(
         1,
         &["slot 0 does not read what was sent to it before; 1 worker got it"],
     );

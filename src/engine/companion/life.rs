@@ -18,11 +18,12 @@ use rustix::process::pidfd_send_signal;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::Duration;
 
 /// Longest time from its stop signal to SIGKILL: it has no clients that wait.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// What tells its processes from all others.
+const MARK: (&str, &str) = ("APP_CLUSTER_COMPANION", "1");
 /// Where it finds its channel.
 const CHANNEL: i32 = 3;
 
@@ -193,6 +194,7 @@ impl Engine {
             ("APP_CLUSTER_NAME", self.name.clone()),
             ("APP_CLUSTER_WORKERS", workers),
             ("APP_CLUSTER_GENERATION", generation.to_string()),
+            (MARK.0, MARK.1.to_owned()),
             ("NODE_CHANNEL_FD", CHANNEL.to_string()),
             ("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned()),
         ];
@@ -218,8 +220,8 @@ impl Engine {
             None => {
                 let known = |pid| self.held.values().any(|h| h.process.pid == pid);
                 let mut pids = tree::descendants(pid);
-                // By their session alone: it has no notify socket.
-                pids.extend(tree::orphans(pid, Path::new(COMPANION), known));
+                let mark = format!("{}={}", MARK.0, MARK.1);
+                pids.extend(tree::orphans(pid, &mark, known));
                 pids
             }
         };
