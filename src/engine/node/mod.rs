@@ -64,6 +64,8 @@ pub struct Talk {
     refusals: u32,
     /// What it has said wrongly.
     wrong: u64,
+    /// How often it was not heard, because it did not read.
+    clogged: u64,
     interest: Interest,
     vitals: vitals::Vitals,
 }
@@ -132,6 +134,7 @@ impl Talk {
             rests_until: None,
             refusals: 0,
             wrong: 0,
+            clogged: 0,
             interest: Interest::Connection,
             vitals: vitals::Vitals::default(),
         }
@@ -204,8 +207,21 @@ impl Engine {
             (false, false) => Interest::Connection,
         };
         let token = Token::Channel(worker);
-        if wanted != talk.interest && self.poller.change(&talk.channel, token, wanted).is_ok() {
-            talk.interest = wanted;
+        if wanted == talk.interest || self.poller.change(&talk.channel, token, wanted).is_err() {
+            return;
+        }
+        talk.interest = wanted;
+        if wanted == Interest::Room {
+            talk.clogged += 1;
+            let count = talk.clogged;
+            // It may go on like that for ever.
+            if count.is_power_of_two() {
+                let text = format!(
+                    "its channel is full: it does not read what it is sent, and is not heard \
+                     until it does ({count} so far)"
+                );
+                self.about(worker, Level::Warning, &text);
+            }
         }
     }
 
