@@ -40,7 +40,7 @@ const KINDS = {
     new (require('ws').WebSocketServer)({ server }).on('connection', (socket) => {
       // Frames all the time, of several writes each.
       const block = Buffer.alloc(100000, 'x');
-      const timer = setInterval(() => { if (socket.readyState === 1) socket.send(block); }, 20);
+      const timer = setInterval(() => { if (socket.readyState === 1) socket.send(block); }, 100);
       socket.on('close', (code) => { clearInterval(timer); tell('gone', { code }); });
     });
     return server;

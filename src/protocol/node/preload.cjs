@@ -2,8 +2,8 @@
 'use strict';
 // Loaded by NODE_OPTIONS into the workers of app-cluster. It adds what the node:cluster protocol lacks:
 // a drain that loses no request of a kept-alive connection, the channel behind npm, tsx and the like, and
-// figures of the event loop. It speaks over the cluster channel in messages that the app does not see
-// ("NODE_..." is internal to Node). Node 10 must be able to parse it; before 18 it does nothing.
+// figures of the event loop. It speaks over the cluster channel in messages that the app does not see.
+// Node 10 must be able to parse it; before 18 it does nothing.
 //
 // What the app could notice: some methods of net.Server and http.Server have another source text, there
 // is a listener for 'connection' on HTTP servers, for 'close' on their connections and for
@@ -14,6 +14,8 @@ const MESSAGE = 'NODE_APP_CLUSTER';
 const QUIET = 1000;
 /** Longest wait for a signal that was sent before a message that came (ms). */
 const LATE = 2000;
+/** A client has at least so long to answer the close of its WebSocket (ms): it may be slow to read up to it. */
+const ANSWER = 5000;
 /** Programs that run the app in another process and have to leave the channel to it: by name, or by package. */
 const MANAGERS = /^(npm|npx|pnpm|pnpx|yarn|yarnpkg|corepack)(-cli|-[\d.]+)?(\.[cm]?js)?$/;
 const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env', 'nodemon', 'npm-run-all',
@@ -31,8 +33,7 @@ function isLauncher() {
 /** Takes ourselves out of the environment: neither the app nor its children are to see it. */
 function cleanEnvironment() {
   const { env } = process;
-  delete env.APP_CLUSTER_FD;
-  delete env.APP_CLUSTER_ID;
+  for (const name of ['APP_CLUSTER_FD', 'APP_CLUSTER_ID']) delete env[name];
   if (env.NODE_OPTIONS === undefined) return;
   const ours = (path) => {
     try { return require('fs').realpathSync(path) === __filename; } catch { return path === __filename; }
@@ -253,7 +254,7 @@ function closeWebSocket(socket, time) {
     const left = Math.max(plan.since + plan.spread - time, 0);
     seen.set(socket, { asked: plan, due: time + Math.random() * left });
   } else if (state.until === undefined && time >= state.due) {
-    state.until = time + plan.within / 4;
+    state.until = time + Math.max(plan.within / 4, ANSWER);
     webSocket.close(1012, 'Service Restart');
   } else if (time >= state.until) {
     socket.destroy();
