@@ -231,10 +231,7 @@ const lookAt = quietly((connection, quiet, idle, time) => {
     return;
   }
   const below = isTls(connection.server) && !connection.encrypted;
-  if (!below && !connection.parser) {
-    if (plan) closeWebSocket(connection, time);
-    return;
-  }
+  if (!below && !connection.parser) return void (plan && closeWebSocket(connection, time));
   const bytes = connection.bytesRead;
   const isQuiet = bytes === 0 || (!below && !connection._httpMessage && idle.has(connection.parser));
   if (!isQuiet) seen.delete(connection);
