@@ -7,6 +7,7 @@
 //! path of the data unless connections are dealt.
 
 mod deal;
+mod extras;
 pub mod learn;
 mod liveness;
 mod places;
@@ -22,7 +23,8 @@ use crate::core::{Event, Notification, SlotId, Time, WorkerId};
 use crate::protocol::node::channel::{Channel, Received};
 use crate::protocol::node::message::{Incoming, Outgoing, Preload, Query, parse};
 use deal::{Dealer, Flight};
-use places::{Extra, Place};
+use extras::Extra;
+use places::Place;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
