@@ -152,7 +152,9 @@ fn start_finds_out_where_a_node_program_listens(b: &TestBox) {
         );
         assert!(!b.exists("/etc/app-cluster/no.toml"));
     }
-    let left = b.sh("pgrep -f no.js; ls /tmp | grep preload; true").ok();
+    let left = b
+        .sh("pgrep -f '[n]o[.]js' || true; ls /tmp | grep preload || true")
+        .ok();
     assert_eq!(left, "");
 }
 
