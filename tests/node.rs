@@ -19,6 +19,10 @@ mod node_tools;
 mod app;
 #[path = "node/blocked.rs"]
 mod blocked;
+#[path = "node/companion.rs"]
+mod companion;
+#[path = "node/figures.rs"]
+mod figures;
 #[path = "node/hostile.rs"]
 mod hostile;
 #[path = "node/isolation.rs"]
@@ -72,7 +76,7 @@ fn main() -> ExitCode {
         trials.extend(rows.iter().map(|row| trial(version, *row)));
     }
     // What does not depend on the version.
-    for row in [hostile::ROWS, others::ROWS].concat() {
+    for row in [hostile::ROWS, others::ROWS, companion::ROWS, figures::ROWS].concat() {
         trials.push(trial(GATE, row));
     }
     libtest_mimic::run(&args, trials).exit_code()

@@ -13,8 +13,11 @@ mod liveness;
 mod places;
 mod start;
 mod stop;
+mod user;
+mod vitals;
 
 pub use start::{Batch, Start};
+pub use user::Told;
 
 use super::poller::{Interest, Token};
 use super::{Engine, Level, Record, now};
@@ -65,8 +68,7 @@ pub struct Talk {
     /// How often it was not heard, because it did not read.
     clogged: u64,
     interest: Interest,
-    /// What the event loop last told of itself: share of time, heap.
-    vitals: Option<(f64, u64)>,
+    vitals: vitals::Vitals,
 }
 
 /// A server that a worker has, or wants.
@@ -135,7 +137,7 @@ impl Talk {
             wrong: 0,
             clogged: 0,
             interest: Interest::Connection,
-            vitals: None,
+            vitals: vitals::Vitals::default(),
         }
     }
 
@@ -283,7 +285,7 @@ impl Engine {
         };
         match said {
             Preload::Hello { node } => talk.preload = Some(node.chars().take(SHOWN).collect()),
-            Preload::Vitals { utilization, heap } => talk.vitals = Some((utilization, heap)),
+            Preload::Vitals { utilization, heap } => talk.vitals.told(utilization, heap),
             Preload::Draining { signals } => talk.stop.signals = signals,
             Preload::Drained => self.drained(worker),
             Preload::Alone { port, option } => self.listens_alone(worker, port, option),
@@ -296,6 +298,7 @@ impl Engine {
             let what = Notification::SaidReady;
             self.feed(Event::Notified { worker, what });
         }
+        self.pass_on(worker, &text);
     }
 
     /// A socket that was sent has arrived, or has not.

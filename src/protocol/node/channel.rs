@@ -109,6 +109,12 @@ impl Channel {
         self.waiting_bytes > MAX_WAITING
     }
 
+    /// Whether a message of a user, of so many bytes, may be sent: it goes out at once, or not
+    /// too much waits already.
+    pub fn has_room(&self, length: usize) -> bool {
+        !self.ended && (self.waiting.is_empty() || self.waiting_bytes + length <= MAX_WAITING)
+    }
+
     /// The descriptor that came with the line that was received last, if one did.
     pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptors.pop_front()
