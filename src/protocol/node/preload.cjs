@@ -304,9 +304,18 @@ const closeIdleConnections = (original) => function closeIdleConnections() {
   if (!retiring.has(this)) original.call(this);
 };
 
+/** Such a server does not ask the primary for its port, which nobody would understand from what follows. */
+const tellIfAlone = quietly((args) => {
+  const [{ port, exclusive, reusePort }] = require('net')._normalizeArgs(args);
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const reuses = reusePort && (major > 22 || (major === 22 && minor >= 12));
+  if (exclusive || reuses) say('alone', { port: Number(port), option: exclusive ? 'exclusive' : 'reusePort' });
+});
+
 function listen(original) {
   return function listen(...args) {
     watch(this);
+    tellIfAlone(args);
     if (plan === null || this._handle) {
       if (plan === null) retiring.delete(this);
       return original.apply(this, args);
