@@ -59,7 +59,7 @@ fn load(options: &Options, hello: &[String]) -> Result<Config, ConfigError> {
     if let Some(file) = &options.config {
         let default = config.listen;
         config = Config::load(file)?;
-        if config.listen.is_empty() {
+        if config.listen.is_empty() && !config.listens_nowhere() {
             config.listen = default;
         }
     }

@@ -107,11 +107,14 @@ fn prepare(setup: &Setup, inherited: Vec<Passed>) -> Result<Prepared, Fail> {
     // its port is in use.
     let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
     let was_inherited = !inherited.is_empty();
+    let none = first.listens_nowhere();
     let listeners = match was_inherited {
+        _ if none => Vec::new(),
         true => group(inherited, &first)?,
         false if first.listen.is_empty() && first.slot_listen.is_none() => {
             let text = "nothing to listen on: systemd passed no socket, and the configuration has no `listen`";
-            let hint = "start it by its units (systemctl start app-cluster.socket), or set listen = [\"0.0.0.0:3000\"]";
+            let hint = "start it by its units (systemctl start app-cluster.socket), or set listen = [\"0.0.0.0:3000\"]; \
+                        an app that serves nobody says listen = []";
             return Err(Fail::new(Status::Config, text).hint(hint));
         }
         false => open(&first)?,

@@ -29,6 +29,11 @@ impl Spread {
 }
 
 impl Config {
+    /// Whether it says that its workers listen on nothing at all: `listen = []`.
+    pub fn listens_nowhere(&self) -> bool {
+        self.listen.is_empty() && self.slot_listen.is_none() && self.source.gives("listen")
+    }
+
     /// How connections are spread.
     pub fn spread(&self) -> Spread {
         match self.balance {

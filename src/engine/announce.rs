@@ -3,7 +3,7 @@
 //! for those who wait, and what the change means for the sockets.
 
 use super::{Answer, Engine, events};
-use crate::core::{Transition, WorkerState};
+use crate::core::{Cause, Transition, WorkerState};
 
 impl Engine {
     /// Everything that is derived from a change of state.
@@ -12,6 +12,11 @@ impl Engine {
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
+        if let Transition::Failed { blame, .. } = transition
+            && matches!(blame.cause, Cause::StartTimeout { .. })
+        {
+            self.tell_why_not_listening(blame.worker);
+        }
         if let Transition::Worker {
             to: WorkerState::Ready,
             ..
@@ -21,6 +26,7 @@ impl Engine {
                 // A worker's own listen(2) may have shortened the queue for all.
                 let _ = line.restore_backlog();
             }
+            self.deal();
         }
         if let Some(progress) = events::worker_progress(transition) {
             for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {

@@ -70,7 +70,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(1);
 /// How long the end may wait for a journald that does not read, and for clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// A Node worker without a listener counts as ready after this time.
+/// A worker of an app that listens nowhere counts as ready after this time.
 const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// Signals that are events; to be blocked before any thread is started.
@@ -395,14 +395,13 @@ impl Release {
     /// Its rules; `batch`: the app has no listener.
     fn policy(&self, batch: bool) -> Policy {
         let mut policy = self.config.policy(&crate::config::Cpus::detect());
-        if self.launch.runner.is_some() {
-            policy.drains = true;
-            policy.ready = match policy.ready {
-                Ready::Auto if batch => Ready::Delay(BATCH_READY),
-                Ready::Auto => Ready::Listening,
-                other => other,
-            };
-        }
+        let node = self.launch.runner.is_some();
+        policy.drains = node && !batch;
+        policy.ready = match policy.ready {
+            Ready::Auto if batch => Ready::Delay(BATCH_READY),
+            Ready::Auto if node => Ready::Listening,
+            other => other,
+        };
         policy
     }
 }

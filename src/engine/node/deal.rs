@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Connections that we accept and hand over (`newconn`): all of them with `round-robin`;
-//! else those that wait in a line whose worker is gone, starting or blocked.
+//! Connections that we accept and hand over (`newconn`): all of them with `round-robin`, and
+//! those to the address of a slot (`slot_listen`), which the app knows nothing of; else
+//! those that wait in a line whose worker is gone, starting or blocked.
 //!
 //! A worker gets the next one before it has answered for the last, but only so many, and only
 //! as long as it answers quickly: what it has been sent cannot be given to another. Our copy
@@ -30,6 +31,7 @@ const REST_MAX: Duration = Duration::from_secs(1);
 pub struct Parcel {
     connection: Arc<OwnedFd>,
     listener: usize,
+    line: usize,
 }
 
 /// What a worker has been sent and has not answered for.
@@ -66,31 +68,36 @@ impl Engine {
             let Some(parcel) = self.node.dealer.waiting.pop_front() else {
                 break;
             };
-            match self.taker(parcel.listener) {
+            match self.taker(parcel.listener, parcel.line) {
                 Some(worker) => self.give(worker, parcel),
                 None => self.node.dealer.waiting.push_back(parcel),
             }
         }
-        if self.spread() != Spread::RoundRobin {
+        if !self.speaks_node() {
             return;
         }
+        let all_dealt = self.spread() == Spread::RoundRobin;
         for listener in 0..self.listeners.len() {
-            if self.listeners[listener].per_slot {
-                continue;
-            }
-            let more = self.deal_from(listener, 0);
-            let interest = match more && self.taker(listener).is_some() {
-                true => Interest::Connection,
-                false => Interest::Hangup,
+            let lines = match self.listeners[listener].per_slot {
+                true => self.listeners[listener].lines.len(),
+                false if all_dealt => 1,
+                false => 0,
             };
-            self.set_interest(listener, 0, interest);
+            for line in 0..lines {
+                let more = self.deal_from(listener, line);
+                let interest = match more && self.taker(listener, line).is_some() {
+                    true => Interest::Connection,
+                    false => Interest::Hangup,
+                };
+                self.set_interest(listener, line, interest);
+            }
         }
     }
 
     /// Hands over what waits in a line. `false`: nobody takes anything now.
     pub(in super::super) fn deal_from(&mut self, listener: usize, line: usize) -> bool {
         for _ in 0..BATCH {
-            let Some(worker) = self.taker(listener) else {
+            let Some(worker) = self.taker(listener, line) else {
                 return false;
             };
             let Some(socket) = self.listeners[listener].lines.get(line) else {
@@ -103,6 +110,7 @@ impl Engine {
                     let parcel = Parcel {
                         connection,
                         listener,
+                        line,
                     };
                     self.give(worker, parcel);
                 }
@@ -121,10 +129,7 @@ impl Engine {
 
     fn give(&mut self, worker: WorkerId, parcel: Parcel) {
         let now = now();
-        let server = self
-            .talk(worker)
-            .and_then(|t| t.server_for(parcel.listener));
-        let Some(key) = server.map(|server| server.key.clone()) else {
+        let Some(key) = self.key_for(worker, parcel.listener) else {
             self.node.dealer.waiting.push_back(parcel);
             return;
         };
@@ -137,11 +142,25 @@ impl Engine {
         }
     }
 
+    /// The server of a worker that connections of `listener` are for. Those to the address of a
+    /// slot are for the first listener, unless the app listens there itself.
+    fn key_for(&self, worker: WorkerId, listener: usize) -> Option<String> {
+        let talk = self.held.get(&worker)?.talk.as_ref()?;
+        let own = talk.server_for(listener);
+        let server = match self.listeners.get(listener)?.per_slot {
+            true if own.is_some() => None,
+            true => (0..self.listeners.len()).find_map(|n| talk.server_for(n)),
+            false => own,
+        };
+        server.map(|server| server.key.clone())
+    }
+
     /// Who is to get the next connection: of those with the fewest on their way, the one after
     /// the last.
-    fn taker(&self, listener: usize) -> Option<WorkerId> {
+    fn taker(&self, listener: usize, line: usize) -> Option<WorkerId> {
         let now = now();
         let last = self.node.dealer.last;
+        let per_slot = self.listeners.get(listener)?.per_slot;
         let takes = |worker: &WorkerId| {
             let talk = self.held.get(worker)?.talk.as_ref()?;
             let known = self.core.worker(*worker)?;
@@ -150,7 +169,8 @@ impl Engine {
                 && !talk.channel.has_ended()
                 && !talk.channel.is_clogged()
                 && talk.refuses.is_none_or(|(until, _)| until <= now)
-                && talk.server_for(listener).is_some();
+                && (!per_slot || known.slot.0 as usize == line)
+                && self.key_for(*worker, listener).is_some();
             let since = talk.flights.values().filter_map(Flight::since);
             let flights = since.clone().count();
             let quick = since.min().is_none_or(|at| now.since(at) <= QUICK);

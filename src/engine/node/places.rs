@@ -314,6 +314,39 @@ impl Engine {
         all.all(common)
     }
 
+    /// What a worker that should have listened by now has done instead.
+    pub(in super::super) fn tell_why_not_listening(&mut self, worker: WorkerId) {
+        let Some(held) = self.held.get(&worker) else {
+            return;
+        };
+        let Some(talk) = &held.talk else {
+            return;
+        };
+        let listening = |s: &&Server| s.listening;
+        let places = talk.servers.iter().filter(listening);
+        let has: Vec<String> = places.map(|s| s.query.to_string()).collect();
+        let missing = self.listeners.iter().enumerate();
+        let missing = missing.filter(|(n, l)| !l.per_slot && talk.server_for(*n).is_none());
+        let missing: Vec<&str> = missing.map(|(_, l)| l.address.as_str()).collect();
+        let text = match (missing.is_empty(), has.is_empty(), talk.channel.speaker()) {
+            (true, ..) => return,
+            (_, false, _) => format!(
+                "it listens on {}, but not on {}: let it listen on process.env.PORT, or change \
+                 `listen`",
+                has.join(", "),
+                missing.join(", ")
+            ),
+            (_, _, None) => "nothing was said over its channel: either it is no Node program, or \
+                             what was started keeps the channel from it"
+                .to_owned(),
+            (_, _, Some(_)) => "it has not listened on anything that is seen; a server with \
+                                `exclusive: true` or `reusePort: true` opens its port by itself \
+                                and is not seen: leave that out"
+                .to_owned(),
+        };
+        self.about(worker, Level::Error, &text);
+    }
+
     /// Closes sockets that no worker has any more: clients would wait in them for nobody.
     pub(super) fn drop_extras(&mut self) {
         let talks = self.held.values().filter_map(|h| h.talk.as_ref());

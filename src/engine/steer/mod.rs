@@ -197,9 +197,7 @@ impl Engine {
         if socket.is_shut_down() {
             self.mend(listener);
         }
-        if self.spread() == Spread::RoundRobin {
-            self.deal();
-        }
+        self.deal();
         self.steering.outdate();
     }
 

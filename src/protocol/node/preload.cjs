@@ -62,9 +62,15 @@ function attach(fd, id) {
   } finally {
     delete process.env.NODE_UNIQUE_ID;
   }
-  // Node's own listeners do not hold this process, unlike a worker's: it may be a step of the start
-  // script that ends by itself ("tsc && node app.js"), and the next one attaches again.
-  for (let count = holders() - before; count > 0; count--) process.channel.unrefCounted();
+  // Node's own listeners do not hold this process, unlike a worker's, until it listens: it may be a step
+  // of the start script that ends by itself ("tsc && node app.js"), and the next one attaches again.
+  unheld = holders() - before;
+  for (let count = unheld; count > 0; count--) process.channel.unrefCounted();
+}
+
+/** What listens is an app: it waits for the answer, and for what comes. */
+function hold() {
+  for (; unheld > 0; unheld--) process.channel.refCounted();
 }
 
 /** Replaces a method by what `make` makes of it; name, length and flags stay. */
@@ -94,6 +100,8 @@ let seen = new WeakMap();
 /** The drain that was asked for: {quiet, within, spread, since} in ms. */
 let plan = null;
 let said = false;
+/** How many holds on the channel a late worker owes. */
+let unheld = 0;
 let storing = false;
 let timer = null;
 let utilization;
@@ -331,6 +339,7 @@ function closeIdleConnections(original) {
 
 function listen(original) {
   return function listen(...args) {
+    hold();
     if (plan === null || this._handle) {
       const result = original.apply(this, args);
       watch(this);
@@ -399,12 +408,12 @@ function install() {
 }
 
 try {
+  delete require.cache[__filename];
   if (require('worker_threads').isMainThread) {
     const { APP_CLUSTER_FD: fd, APP_CLUSTER_ID: id } = process.env;
     const late = fd && id && !process.send;
     if (!(late && isLauncher())) {
       cleanEnvironment();
-      delete require.cache[__filename];
       if (parseInt(process.versions.node, 10) >= 18) {
         if (late && process.argv[1]) attach(Number(fd), id);
         if (process.send && require('cluster').isWorker) install();
