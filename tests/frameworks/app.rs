@@ -81,6 +81,16 @@ pub fn clients(dev: &Dev) -> LoadSpec {
         .with_pace(Kind::KeepAlive, 4, 80)
 }
 
+/// Asks on new connections until so many processes have answered. Behind npm and the like they
+/// are not the ones that the supervisor has started.
+pub fn everybody_answers(dev: &Dev, workers: usize) {
+    let spec = LoadSpec::tcp(dev.address()).with(Kind::NewConnection, 1);
+    let load = Load::start(spec).expect("a client");
+    let all = |report: &Report| report.total().by_pid.len() >= workers;
+    load.wait_until(LONG, all).expect("answers of all workers");
+    load.stop().assert_lossless(1);
+}
+
 /// Two reloads while `load` runs.
 pub fn reload_under(dev: &Dev, load: Load) -> Report {
     for _ in 0..2 {

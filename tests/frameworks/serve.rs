@@ -3,9 +3,9 @@
 //! once for each worker, and the end comes promptly.
 
 use crate::Row;
-use crate::app::{app, assert_well, clients, hooks, reload_under};
+use crate::app::{app, assert_well, clients, everybody_answers, hooks, reload_under};
 use crate::dev::Dev;
-use crate::load::{Kind, Load, LoadSpec};
+use crate::load::Load;
 use crate::versions::Node;
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
@@ -76,7 +76,7 @@ const PROMPTLY: Duration = Duration::from_secs(15);
 
 fn prove(node: &Node, name: &str, command: &[&str], hook: Hook) -> Result<(), String> {
     let mut dev = app(node, name, command, "")?.start();
-    dev.everybody_answers();
+    everybody_answers(&dev, 2);
     if name == "next" {
         rendered(&dev);
     }
@@ -149,12 +149,4 @@ fn rendered(dev: &Dev) {
         .split('"')
         .find(|part| part.starts_with("/_next/") && part.ends_with(".js"));
     body(script.expect("a script in the page"));
-    // The answers of the API go on as they were.
-    let spec = LoadSpec {
-        limit: Some(10),
-        ..LoadSpec::tcp(dev.address())
-    };
-    let load = Load::start(spec.with(Kind::NewConnection, 1)).expect("a client");
-    load.wait_for(10, crate::app::LONG).expect("answers");
-    load.stop().assert_lossless(10);
 }

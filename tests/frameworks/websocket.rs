@@ -3,7 +3,7 @@
 //! back at once.
 
 use crate::Row;
-use crate::app::{app, assert_well, clients, drained, hooks};
+use crate::app::{app, assert_well, clients, drained, everybody_answers, hooks};
 use crate::dev::{Dev, WITHIN};
 use crate::load::Load;
 use crate::versions::Node;
@@ -24,7 +24,7 @@ const OPEN: usize = 12;
 fn ws(node: &Node) -> Result<(), String> {
     let keys = "drain_timeout = \"8s\"";
     let mut dev = app(node, "ws", &["node", "server.js"], keys)?.start();
-    dev.everybody_answers();
+    everybody_answers(&dev, 2);
     let mut sockets = open(&dev, OPEN);
     let pids: std::collections::BTreeSet<_> = sockets.iter().map(|s| s.pid).collect();
     assert_eq!(pids.len(), 2, "both workers have some");
