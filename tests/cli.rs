@@ -167,7 +167,6 @@ fn starts_of_new_apps() {
     let mut all = String::new();
     for line in [
         "--name new".to_owned(),
-        "--name new -- sleep 1".to_owned(),
         "nowhere.js -l 3000".to_owned(),
         "server.ts -l 3000".to_owned(),
         "ecosystem.config.js -l 3000".to_owned(),

@@ -4,6 +4,7 @@
 mod bring_up;
 mod caller;
 mod file;
+mod learn;
 mod program;
 
 use super::client::no_such_app;
@@ -39,6 +40,7 @@ pub struct Options {
     )]
     workers: Option<Workers>,
     /// Address to listen on: 127.0.0.1:3000, [::]:80, 3000, unix:/path, or NAME=ADDRESS
+    /// [default: of a Node program, where it listens itself]
     #[arg(short, long = "listen", value_name = "ADDR")]
     listen: Vec<Listen>,
     /// User that the app runs as [default: you, also through sudo]
@@ -51,7 +53,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
     /// How connections are spread over the workers
-    #[arg(long, value_parser = ["auto", "shared", "even", "sticky"])]
+    #[arg(long, value_parser = ["auto", "shared", "even", "sticky", "round-robin"])]
     balance: Option<String>,
     /// Do not start it at boot
     #[arg(long)]
@@ -165,9 +167,12 @@ fn existing(name: &str, dry_run: bool) -> Result<(), Fail> {
 
 /// A new app.
 fn new(options: &Options, script: Option<&Path>, here: &Path) -> Result<(), Fail> {
-    let app = describe(options, script, here)?;
+    let mut app = describe(options, script, here)?;
     let name = app.name.clone();
     let file = config_file(&name);
+    if app.listen.is_empty() {
+        app.listen = vec![learn::address(&app, options.dry_run)?];
+    }
     let text = app.render();
     Config::parse(&text, &file.display().to_string()).map_err(settings::bad_config)?;
     if options.dry_run {
@@ -197,10 +202,6 @@ fn describe(options: &Options, script: Option<&Path>, here: &Path) -> Result<New
     };
     if config_file(&name).exists() {
         return Err(exists(&name));
-    }
-    if options.listen.is_empty() {
-        let text = format!("where is {name} to listen? The address is not found out yet");
-        return Err(Fail::new(Status::Usage, text).hint("say it: -l 3000"));
     }
     Listen::distinct(&options.listen).map_err(|error| Fail::new(Status::Usage, error))?;
     let words = &options.command;

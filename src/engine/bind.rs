@@ -56,7 +56,7 @@ pub fn open(config: &Config) -> Result<Vec<Listener>> {
 }
 
 /// `count` sockets on one address, in the order in which they listen.
-fn open_lines(address: &ListenAddress, count: u32) -> Result<Vec<Line>> {
+pub(super) fn open_lines(address: &ListenAddress, count: u32) -> Result<Vec<Line>> {
     let mut address = match address {
         ListenAddress::Unix(path) => {
             return Ok(vec![Line::new(open_unix(path)?, Some(path.clone()))?]);

@@ -224,8 +224,30 @@ impl Line {
 
     /// Makes a socket listen again that was shut down (shutdown(2) on a listening socket
     /// works on it for every holder).
+    ///
+    /// A second shutdown(2) fails with ENOTCONN, but leaves its mark: each connection that the
+    /// socket accepts later would be reset as soon as data comes. That is taken away by
+    /// connect(2) to AF_UNSPEC (verified on Linux 6.18).
     pub fn listen_again(&self) -> nix::Result<()> {
+        if self.tcp {
+            rustix::net::connect_unspec(&self.fd)
+                .map_err(|error| nix::Error::from_raw(error.raw_os_error()))?;
+        }
         listen_on(&self.fd)
+    }
+
+    /// Attaches a program to all lines that listen where this one does (socket(7)).
+    ///
+    /// If the line has been shut down it fails with EINVAL, and must: the kernel would put the
+    /// line into a group of its own, with the program, where it could not listen again
+    /// (EADDRINUSE) before all others have stopped. There is no such group without SO_REUSEPORT,
+    /// so that is off meanwhile. Of lines that listen only the first that the kernel finds is
+    /// asked for it: the newest one of IPv4, the oldest one of IPv6.
+    pub fn attach(&self, program: &libc::sock_fprog) -> nix::Result<()> {
+        setsockopt(&self.fd, sockopt::ReusePort, &false)?;
+        let attached = setsockopt(&self.fd, sockopt::AttachReusePortCbpf, program);
+        setsockopt(&self.fd, sockopt::ReusePort, &true)?;
+        attached
     }
 
     /// Whether each connection that comes is to be announced to us by SIGIO. Unlike what
@@ -305,10 +327,12 @@ impl Listener {
 
     /// Lets lines that stop listening begin again while connections that they had accepted
     /// live: without SO_REUSEADDR listen(2) would fail with EADDRINUSE (verified on Linux 6.1
-    /// to 6.18). systemd sets it too. And we get their signals.
+    /// to 6.18). systemd sets it too. SO_REUSEPORT may be off if we were killed in
+    /// [`Line::attach`]. And we get their signals.
     pub fn prepare_for_steering(&self) -> Result<()> {
         for line in self.lines.iter().filter(|_| self.is_steered()) {
             setsockopt(&line.fd, sockopt::ReuseAddr, &true)?;
+            setsockopt(&line.fd, sockopt::ReusePort, &true)?;
             crate::sys::own_signals_of(line.fd.as_fd())?;
         }
         Ok(())

@@ -30,6 +30,7 @@ pub use bind::open;
 pub use events::id as message_id;
 pub use journal::{Journal, Level, Record};
 pub use listeners::{Listener, Passed, group, inherit, make_room};
+pub use node::learn;
 pub use output::Style;
 pub use report::rfc3339;
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};

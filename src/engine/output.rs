@@ -72,6 +72,18 @@ impl Tail {
         kept.lines.iter().cloned().collect()
     }
 
+    /// Keeps what comes out of `pipe`, without showing it.
+    ///
+    /// # Errors
+    /// No thread is to be had.
+    pub fn collect(pipe: impl Read + Send + 'static) -> io::Result<Tail> {
+        let tail = Tail::default();
+        let kept = tail.clone();
+        let builder = std::thread::Builder::new().name("output".to_owned());
+        builder.spawn(move || copy(pipe, "", &kept, &mut io::sink()))?;
+        Ok(tail)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         let kept = self.0.0.lock();
         kept.unwrap_or_else(|poisoned| poisoned.into_inner())

@@ -249,22 +249,14 @@ fn a_shutdown_under_load_loses_next_to_nothing(b: &TestBox) {
         lines::start(b, &(crate::app::python(3, "") + &on(balance, 4)));
         let spec = clients(b).with(Kind::NewConnection, 8);
         let load = Load::start(spec).expect("a load");
-        let shutdowns = scale(30, 5);
-        let mut own_resets = 0;
+        let shutdowns = scale(30, 10);
         for _ in 0..shutdowns {
             load.wait_for_more(100, LONG).expect("requests");
-            let out = crate::app::get(b, "/shutdown");
-            // 56: reset, as it may happen to the load.
-            assert!(out.code == 0 || out.code == 56, "{out}");
-            own_resets += u64::from(out.code == 56);
+            crate::app::get(b, "/shutdown").ok();
         }
         load.wait_for_more(100, LONG).expect("requests");
         let report = only_accepted_or_reset(load.stop());
-        let resets = report.total().failed + own_resets;
-        assert!(
-            resets <= 1 + shutdowns as u64 / 5,
-            "{own_resets} of ours; {report}"
-        );
+        assert!(report.total().failed <= shutdowns as u64 / 5, "{report}");
     }
 }
 

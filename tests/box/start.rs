@@ -9,6 +9,7 @@ use crate::service::{LONG, ask, long};
 
 pub const TESTS: &[Test] = &[
     test!(start_as_root_and_as_an_ordinary_user),
+    test!(start_finds_out_where_a_node_program_listens),
     test!(delete_leaves_nothing),
     test!(a_port_that_somebody_holds),
     test!(start_of_a_broken_program),
@@ -103,6 +104,56 @@ fn start_as_root_and_as_an_ordinary_user(b: &TestBox) {
     let again = "sudo app-cluster start worker.py --name no -l 4006";
     assert!(out.stderr.contains(again), "{out}");
     assert!(!b.exists("/etc/app-cluster/no.toml"));
+}
+
+fn start_finds_out_where_a_node_program_listens(b: &TestBox) {
+    set_up(b);
+    let program = "require('http').createServer((q, r) => r.end(JSON.stringify({\
+                   pid: process.pid }))).listen(4021, '127.0.0.1')";
+    b.write("/home/alice/plain/server.js", program);
+    b.sh("chown -R alice: /home/alice").ok();
+    let out = sudo_start(b, "/home/alice/plain", "./server.js --name plain -i 2").ok();
+    assert!(out.contains("2/2 ready"), "{out}");
+    says(b, "plain", "listen = [\"127.0.0.1:4021\"]");
+    answers_as(b, "127.0.0.1:4021", "alice");
+    // Behind npm, by whoever has the app's user.
+    b.write(
+        "/home/alice/npm/package.json",
+        r#"{ "scripts": { "start": "node main.js" } }"#,
+    );
+    b.write(
+        "/home/alice/npm/main.js",
+        "require('http').createServer((q, r) => r.end('{}')).listen(4022)",
+    );
+    b.sh("chown -R alice: /home/alice; which npm || printf '#!/bin/sh\\nexec sh -c \"node main.js\"\\n' \
+          >/usr/local/bin/npm; chmod +x /usr/local/bin/npm")
+        .ok();
+    sudo_start(b, "/home/alice/npm", "--name viaNpm -i 1 -- npm start").ok();
+    says(b, "viaNpm", "listen = [\"4022\"]");
+    // What does not tell.
+    for (program, arguments, why) in [
+        ("setInterval(() => {}, 1000)", "--dry-run", "--dry-run"),
+        (
+            "console.error('no flux'); process.exit(3)",
+            "",
+            "exited with status 3",
+        ),
+        (
+            "require('http').createServer().listen(0)",
+            "",
+            "asks for port 0",
+        ),
+    ] {
+        b.write("/srv/no/no.js", program);
+        let out = start(b, "/srv/no", &format!("./no.js {arguments}")).fails();
+        assert!(
+            out.stderr.contains(why) && out.stderr.contains("-l 3000"),
+            "{out}"
+        );
+        assert!(!b.exists("/etc/app-cluster/no.toml"));
+    }
+    let left = b.sh("pgrep -f no.js; ls /tmp | grep preload; true").ok();
+    assert_eq!(left, "");
 }
 
 /// All files that are ours, or could be, and what systemd knows of us.

@@ -119,10 +119,6 @@ pub fn lacking(test: &str) -> Option<&'static str> {
         "gunicorn_with_lines" | "uvicorn_with_lines" | "go_with_lines" if scale(1, 0) == 0 => {
             Some("in the full tier only (APPC_FULL=1)")
         }
-        // Not met yet: see docs/architecture.md, pitfalls.
-        "a_shutdown_under_load_loses_next_to_nothing" if scale(1, 0) == 0 => {
-            Some("in the full tier only (APPC_FULL=1)")
-        }
         // Measures uvicorn more than us.
         "uvicorn_plain" if scale(1, 0) == 0 => Some("in the full tier only (APPC_FULL=1)"),
         _ => None,

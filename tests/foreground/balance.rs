@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A socket for each slot: who gets which connection.
 
-use crate::dev::{BINARY, Dev, Setup, WITHIN, wait};
+use crate::dev::{BINARY, Dev, Setup, WITHIN, scale, wait};
 use crate::load::crowd::{Crowd, addresses_v4, spread};
 use crate::load::{Kind, Load, LoadSpec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn hello(balance: &str, workers: u32, lines: u32) -> Dev {
@@ -111,6 +112,74 @@ fn a_line_that_its_worker_shuts_down_listens_again() {
     wait("every client is where it was", || {
         (crowd.ask(&clients).ok()? == places).then_some(())
     });
+    dev.stop();
+}
+
+/// Answers with its slot, and shuts its socket down when it is to end, as WEBrick does.
+const RUDE: &str = r#"
+import os, select, signal, socket
+listening = socket.socket(fileno=3)
+def end(*_):
+    try:
+        listening.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # another that has the same one was faster
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+poller = select.epoll()
+poller.register(listening, select.EPOLLIN)
+body = b'{"slot":%s,"pid":%d,"generation":%s}' % (
+    os.environb[b"APP_CLUSTER_SLOT"], os.getpid(), os.environb[b"APP_CLUSTER_GENERATION"])
+head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+while True:
+    poller.poll()
+    try:
+        client, _ = listening.accept()
+    except OSError:
+        continue
+    client.setblocking(True)
+    client.settimeout(5)
+    try:
+        asked = b""
+        while b"\r\n\r\n" not in asked:
+            more = client.recv(4096)
+            if not more:
+                break
+            asked += more
+        else:
+            client.sendall(head % len(body) + body)
+    except OSError:
+        pass
+    client.close()
+"#;
+
+#[test]
+fn workers_that_shut_their_lines_down_at_each_reload_move_nobody() {
+    let Some(python) = crate::readiness::python() else {
+        return;
+    };
+    let migrates = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req");
+    if migrates.is_ok_and(|text| text.trim() != "1") {
+        eprintln!("SKIPPED: net.ipv4.tcp_migrate_req is 0");
+        return;
+    }
+    let config = format!(
+        "command = [{python:?}, \"-c\", {RUDE:?}]\nworkers = 5\nmax_workers = 5\nbatch = 5\n\
+         balance = \"sticky\"\ncanary_time = \"10ms\"\n"
+    );
+    let dev = Setup::with_config(&config).start();
+    let (crowd, clients) = (crowd(&dev), addresses_v4(60));
+    let places = crowd.ask(&clients).expect("answers");
+    assert_eq!(places.values().collect::<BTreeSet<_>>().len(), 5);
+    for _ in 0..scale(12, 5) {
+        dev.cli(&["reload", "web"]).succeeded();
+        dev.until("the old workers gone", |s| {
+            s.slots.iter().all(|slot| slot.draining.is_empty())
+        });
+        wait("every client is where it was", || {
+            (crowd.ask(&clients).ok()? == places).then_some(())
+        });
+    }
     dev.stop();
 }
 

@@ -16,10 +16,10 @@ pub mod crowd;
 #[path = "load_report.rs"]
 mod report;
 
+use client::enter_netns;
 pub use report::{Failure, KEPT_FAILURES, KindReport, Report};
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -58,6 +58,8 @@ pub struct Clients {
     pub threads: usize,
     /// At least this long from the start of one request to the start of the next, per thread.
     pub pace: Option<Duration>,
+    /// From an answer to the next request of the same thread.
+    pub think: Duration,
 }
 
 /// What to do. Build it with [`LoadSpec::tcp`] or [`LoadSpec::unix`] and [`LoadSpec::with`].
@@ -75,6 +77,8 @@ pub struct LoadSpec {
     pub answer_within: Duration,
     /// Each kind stops by itself after this many requests.
     pub limit: Option<u64>,
+    /// The body of [`Kind::SlowPost`] in bytes; a multiple of ten.
+    pub post_bytes: usize,
 }
 
 impl LoadSpec {
@@ -87,6 +91,7 @@ impl LoadSpec {
             path: "/".into(),
             answer_within: Duration::from_secs(30),
             limit: None,
+            post_bytes: 40,
         }
     }
 
@@ -99,23 +104,29 @@ impl LoadSpec {
     }
 
     /// Adds clients that go as fast as they can.
-    pub fn with(mut self, kind: Kind, threads: usize) -> LoadSpec {
-        self.clients.push(Clients {
-            kind,
-            threads,
-            pace: None,
-        });
-        self
+    pub fn with(self, kind: Kind, threads: usize) -> LoadSpec {
+        self.add(kind, threads, None, Duration::ZERO)
+    }
+
+    /// Adds clients that wait this long after each answer.
+    pub fn with_think(self, kind: Kind, threads: usize, think: Duration) -> LoadSpec {
+        self.add(kind, threads, None, think)
     }
 
     /// Adds clients of at most `per_second` requests a second each.
-    pub fn with_pace(mut self, kind: Kind, threads: usize, per_second: u32) -> LoadSpec {
-        let pace = Some(Duration::from_secs(1) / per_second.max(1));
-        self.clients.push(Clients {
+    pub fn with_pace(self, kind: Kind, threads: usize, per_second: u32) -> LoadSpec {
+        let pace = Duration::from_secs(1) / per_second.max(1);
+        self.add(kind, threads, Some(pace), Duration::ZERO)
+    }
+
+    fn add(mut self, kind: Kind, threads: usize, pace: Option<Duration>, think: Duration) -> Self {
+        let clients = Clients {
             kind,
             threads,
             pace,
-        });
+            think,
+        };
+        self.clients.push(clients);
         self
     }
 }
@@ -321,15 +332,6 @@ impl Drop for Load {
     }
 }
 
-/// Moves this thread into the network of process `pid`, if there is one.
-fn enter_netns(pid: Option<i32>) -> io::Result<()> {
-    if let Some(pid) = pid {
-        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
-        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-    }
-    Ok(())
-}
-
 /// One thread's part.
 struct Worker {
     seed: u64,
@@ -359,8 +361,9 @@ impl Worker {
             } else {
                 pace
             };
-            if !pause.is_zero() {
-                self.shared.pause_until(start + pause);
+            let until = (start + pause).max(Instant::now() + self.clients.think);
+            if !(pause.is_zero() && self.clients.think.is_zero()) {
+                self.shared.pause_until(until);
             }
         }
     }

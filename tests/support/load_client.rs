@@ -124,9 +124,14 @@ impl<'a> Client<'a> {
         };
         if self.kind == Kind::SlowPost {
             let chunked = self.requests.is_multiple_of(2);
-            let (field, piece): (String, &[u8]) = match chunked {
-                true => ("Transfer-Encoding: chunked".into(), b"4\r\nbody\r\n"),
-                false => (format!("Content-Length: {}", 4 * PIECES), b"body"),
+            let length = self.spec.post_bytes / PIECES;
+            let piece = "b".repeat(length);
+            let (field, piece) = match chunked {
+                true => (
+                    "Transfer-Encoding: chunked".to_owned(),
+                    format!("{length:x}\r\n{piece}\r\n"),
+                ),
+                false => (format!("Content-Length: {}", length * PIECES), piece),
             };
             send(
                 connection,
@@ -134,7 +139,7 @@ impl<'a> Client<'a> {
             )?;
             for _ in 0..PIECES {
                 std::thread::sleep(PIECE_EVERY);
-                send(connection, piece)?;
+                send(connection, piece.as_bytes())?;
             }
             if chunked {
                 send(connection, b"0\r\n\r\n")?;
@@ -319,6 +324,15 @@ impl Connection {
             }
         }
     }
+}
+
+/// Moves this thread into the network of process `pid`, if there is one.
+pub fn enter_netns(pid: Option<i32>) -> std::io::Result<()> {
+    if let Some(pid) = pid {
+        let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    }
+    Ok(())
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

@@ -64,6 +64,7 @@ pub struct Dealer {
 impl Engine {
     /// Hands over what waits, as far as somebody takes it.
     pub(in super::super) fn deal(&mut self) {
+        self.end_rests();
         for _ in 0..self.node.dealer.waiting.len() {
             let Some(parcel) = self.node.dealer.waiting.pop_front() else {
                 break;
@@ -90,6 +91,16 @@ impl Engine {
                     false => Interest::Hangup,
                 };
                 self.set_interest(listener, line, interest);
+            }
+        }
+    }
+
+    /// Workers that have rested long enough may be asked again.
+    fn end_rests(&mut self) {
+        let now = now();
+        for talk in self.held.values_mut().filter_map(|h| h.talk.as_mut()) {
+            if talk.rests_until.is_some_and(|until| until <= now) {
+                talk.rests_until = None;
             }
         }
     }
@@ -168,7 +179,7 @@ impl Engine {
                 && known.blocked.is_none()
                 && !talk.channel.has_ended()
                 && !talk.channel.is_clogged()
-                && talk.refuses.is_none_or(|(until, _)| until <= now)
+                && talk.rests_until.is_none()
                 && (!per_slot || known.slot.0 as usize == line)
                 && self.key_for(*worker, listener).is_some();
             let since = talk.flights.values().filter_map(Flight::since);
@@ -192,11 +203,11 @@ impl Engine {
             Some(Flight::Question) => self.answered(worker, true),
             Some(Flight::Connection(parcel, _)) => {
                 if accepted {
-                    talk.refuses = None;
+                    talk.refusals = 0;
                 } else {
-                    let times = talk.refuses.map_or(0, |(_, times)| times);
-                    let rest = (REST_MIN * (1 << times.min(10))).min(REST_MAX);
-                    talk.refuses = Some((now + rest, times + 1));
+                    let rest = (REST_MIN * (1 << talk.refusals.min(10))).min(REST_MAX);
+                    talk.refusals += 1;
+                    talk.rests_until = Some(now + rest);
                     self.node.dealer.waiting.push_front(parcel);
                 }
                 self.answered(worker, false);
@@ -232,12 +243,7 @@ impl Engine {
 
     /// When somebody may take connections again who did not.
     pub(super) fn dealing_deadline(&self) -> Option<Time> {
-        let wanted = !self.node.dealer.waiting.is_empty() || self.spread() == Spread::RoundRobin;
-        let now = now();
-        let rests = self.held.values().filter_map(|h| {
-            let (until, _) = h.talk.as_ref()?.refuses?;
-            (wanted && until > now).then_some(until)
-        });
-        rests.min()
+        let talks = self.held.values().filter_map(|h| h.talk.as_ref());
+        talks.filter_map(|talk| talk.rests_until).min()
     }
 }

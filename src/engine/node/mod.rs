@@ -7,6 +7,7 @@
 //! path of the data unless connections are dealt.
 
 mod deal;
+pub mod learn;
 mod liveness;
 mod places;
 mod start;
@@ -53,8 +54,10 @@ pub struct Talk {
     flights: BTreeMap<u64, Flight>,
     stop: stop::Progress,
     life: liveness::Life,
-    /// It takes no connections until then; how often in a row it has refused.
-    refuses: Option<(Time, u32)>,
+    /// It is offered no connections until then.
+    rests_until: Option<Time>,
+    /// How many in a row it has not taken.
+    refusals: u32,
     /// What it has said wrongly.
     wrong: u64,
     interest: Interest,
@@ -106,7 +109,8 @@ impl Talk {
             flights: BTreeMap::new(),
             stop: stop::Progress::default(),
             life: liveness::Life::default(),
-            refuses: None,
+            rests_until: None,
+            refusals: 0,
             wrong: 0,
             interest: Interest::Connection,
             vitals: None,
@@ -118,6 +122,11 @@ impl Talk {
         &self.channel
     }
 
+    /// What has arrived.
+    fn receive(&mut self) -> Vec<Received> {
+        self.channel.receive()
+    }
+
     /// Sends a message; returns its number.
     fn say(&mut self, message: &Outgoing, handle: Option<Arc<OwnedFd>>) -> u64 {
         let seq = self.seq;
@@ -126,7 +135,12 @@ impl Talk {
         seq
     }
 
-    /// Whether it has a server that takes connections of `listener`.
+    /// Whether it takes connections of `listener`.
+    pub(super) fn serves(&self, listener: usize) -> bool {
+        self.server_for(listener).is_some()
+    }
+
+    /// The server that takes connections of `listener`.
     fn server_for(&self, listener: usize) -> Option<&Server> {
         let of = |s: &&Server| s.listening && s.place.listener() == Some(listener);
         self.servers.iter().find(of)
@@ -183,7 +197,7 @@ impl Engine {
         talk.channel.flush();
         let received = match talk.channel.is_clogged() {
             true => Vec::new(),
-            false => talk.channel.receive(),
+            false => talk.receive(),
         };
         for one in received {
             match one {

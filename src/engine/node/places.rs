@@ -295,6 +295,7 @@ impl Engine {
             let what = Notification::Listening;
             self.feed(Event::Notified { worker, what });
         }
+        self.steering.outdate();
         self.deal();
     }
 

@@ -93,7 +93,7 @@ impl Engine {
         };
         let grace = if by_itself { GRACE } else { Duration::ZERO };
         if by_itself && talk.preload.is_some() {
-            self.say(worker, &Outgoing::Release, None);
+            self.say(worker, &Outgoing::Release { after: None }, None);
         }
         self.feed(Event::Drained { worker, grace });
     }
@@ -109,9 +109,10 @@ impl Engine {
         let Some(talk) = self.talk(worker) else {
             return false;
         };
-        match message.filter(|_| !talk.channel.has_ended()) {
+        let after = match message.filter(|_| !talk.channel.has_ended()) {
             Some(message) => {
                 self.say(worker, &Outgoing::User(message), None);
+                Some("message")
             }
             None => {
                 let acts = |name: &str| talk.stop.signals.iter().any(|s| s == name);
@@ -120,9 +121,10 @@ impl Engine {
                     false => signal,
                 };
                 self.signal_app(worker, signal);
+                Signal::try_from(signal).ok().map(Signal::as_str)
             }
-        }
-        self.let_go(worker);
+        };
+        self.let_go(worker, after);
         true
     }
 
@@ -140,13 +142,14 @@ impl Engine {
         }
     }
 
-    /// The channel is not to keep a worker alive that has been told to end.
-    fn let_go(&mut self, worker: WorkerId) {
+    /// The channel is not to keep a worker alive that has been told to end, by this signal or
+    /// message.
+    fn let_go(&mut self, worker: WorkerId, after: Option<&'static str>) {
         let Some(talk) = self.talk(worker) else {
             return;
         };
         if talk.preload.is_some() {
-            self.say(worker, &Outgoing::Release, None);
+            self.say(worker, &Outgoing::Release { after }, None);
         } else if talk.servers.is_empty() {
             self.disconnect(worker);
         } else {
@@ -172,6 +175,7 @@ impl Engine {
         if talk.servers.is_empty() && talk.stop.disconnect_later {
             self.disconnect(worker);
         }
+        self.drop_extras();
         self.steering.outdate();
     }
 

@@ -7,6 +7,7 @@
 //! the same is handed to others. With `even`, slots that have less to do get more
 //! ([`weights`]).
 
+mod mend;
 mod order;
 mod program;
 mod proxy;
@@ -17,17 +18,14 @@ mod weights;
 pub use secret::FILE as SECRET_FILE;
 
 use super::listeners::Listener;
+use super::node::Talk;
 use super::poller::{Interest, Token};
 use super::{Engine, Level, Record, now};
 use crate::config::Spread;
 use crate::core::{SlotId, Time, WorkerId, WorkerState};
-use nix::sys::socket::{setsockopt, sockopt};
 use program::Instruction;
 use std::collections::{BTreeMap, BTreeSet};
 use weights::Looks;
-
-/// So often it is looked whether yet another line was shut down.
-const ROUNDS: usize = 8;
 
 /// What is known about the choice of lines. Vectors are by listener, then by line.
 pub struct Steering {
@@ -57,6 +55,8 @@ pub struct Steering {
     /// Listeners whose order is not known, and when to put them in order.
     uncertain: BTreeSet<usize>,
     settle: Option<Time>,
+    /// When to try again to make lines listen that could not.
+    mend: Option<Time>,
     /// Errors that have been told: of attaching, of handing on.
     complained: (bool, bool),
     proxy: proxy::Proxy,
@@ -99,6 +99,7 @@ impl Steering {
             noted: None,
             uncertain: BTreeSet::new(),
             settle: None,
+            mend: None,
             complained: (false, false),
             proxy: proxy::Proxy::default(),
         }
@@ -121,7 +122,11 @@ impl Steering {
             .values()
             .map(|since| *since + spare::PATIENCE);
         let others = self.nudge.into_iter().chain(self.looks.next);
-        spare.chain(others).chain(self.settle).min()
+        spare
+            .chain(others)
+            .chain(self.settle)
+            .chain(self.mend)
+            .min()
     }
 }
 
@@ -143,6 +148,7 @@ impl Engine {
         if !std::mem::replace(&mut self.steering.ordered, true) {
             self.find_order();
         }
+        self.mend_again();
         self.settle_order();
         let spread = self.spread();
         if due {
@@ -151,6 +157,7 @@ impl Engine {
         }
         for listener in 0..self.listeners.len() {
             if self.listeners[listener].is_steered() {
+                self.mend_now(listener);
                 let places = self.places(listener, spread);
                 self.attach_for(listener, spread, &places);
                 let spares = self.tend_spares(listener, &places);
@@ -207,15 +214,19 @@ impl Engine {
         self.steering.outdate();
     }
 
-    /// Who is to get connections: the slots with a ready worker; where there is none, those
-    /// that will have one, so that connections wait where somebody will come.
+    /// Who is to get connections: the slots with a ready worker that has not closed its server;
+    /// where there is none, those that will have one, so that connections wait where somebody
+    /// will come.
     fn places(&self, listener: usize, spread: Spread) -> Vec<Place> {
         let mut places: Vec<Place> = self
             .core
             .workers()
             .filter(|w| w.state == WorkerState::Ready && w.blocked.is_none())
             .filter_map(|w| {
-                let line = (*self.held.get(&w.id)?.lines.get(listener)?)?;
+                let held = self.held.get(&w.id)?;
+                let serves = |talk: &Talk| talk.serves(listener);
+                let line = (*held.lines.get(listener)?)?;
+                held.talk.as_ref().is_none_or(serves).then_some(())?;
                 Some(Place {
                     line,
                     slot: w.slot,
@@ -275,9 +286,17 @@ impl Engine {
             len: length,
             filter: encoded.as_mut_ptr(),
         };
-        let done = setsockopt(&target.lines[0].fd, sockopt::AttachReusePortCbpf, &filter);
-        match done {
+        // Through a line whose SO_REUSEPORT does not matter: see `Line::attach`.
+        let order = &self.steering.order[listener];
+        let through = match target.address.starts_with('[') {
+            true => order.last(),
+            false => order.first(),
+        };
+        let line = &target.lines[through.copied().unwrap_or(0)];
+        match line.attach(&filter) {
             Ok(()) => self.steering.attached[listener] = Some(program),
+            // Has just been shut down: that is reported, and mended first.
+            Err(_) if line.is_shut_down() => self.steering.outdated = true,
             Err(error) if !self.steering.complained.0 => {
                 self.steering.complained.0 = true;
                 let text = format!(
@@ -335,58 +354,4 @@ impl Engine {
             *before = announced;
         }
     }
-
-    /// Lines that a worker has shut down (shutdown(2) works for every holder): listen again, and
-    /// put the kernel's numbers in order.
-    pub(super) fn mend(&mut self, listener: usize) {
-        let mut down: Vec<usize> = Vec::new();
-        // More may go down meanwhile.
-        for _ in 0..ROUNDS {
-            let lines = &self.listeners[listener].lines;
-            let now_down = (0..lines.len()).filter(|n| lines[*n].is_shut_down());
-            let now_down: Vec<usize> = now_down.collect();
-            let mended = now_down.iter().all(|n| lines[*n].listen_again().is_ok());
-            down.extend(&now_down);
-            if now_down.is_empty() || !mended {
-                break;
-            }
-        }
-        let lines = &self.listeners[listener].lines;
-        down.retain(|n| *n < lines.len());
-        let name = self.listeners[listener].name.clone();
-        if !down.iter().any(|n| lines[*n].is_shut_down()) {
-            if self.listeners[listener].is_steered() {
-                self.renumber_mended(listener, &down);
-                if spare::migrates() {
-                    self.steering.nudge = Some(now() + spare::NOTICE);
-                }
-            }
-            let fate = match spare::migrates() && lines_left(self, listener, &down) {
-                true => "went to other workers",
-                false => "were lost",
-            };
-            self.warn(format!(
-                "listener {name} was shut down, by a worker: listening again; connections \
-                 queued there {fate}"
-            ));
-            return;
-        }
-        // A unix socket stays shut down for good (unix(7) has no way back).
-        down.sort_unstable();
-        down.dedup();
-        for line in down {
-            self.poller.remove(&self.listeners[listener].lines[line].fd);
-        }
-        let broken = format!(
-            "listener {name} was shut down, by a worker, and cannot be mended: restart it \
-             (systemctl restart of the socket unit)"
-        );
-        self.log(Record::plain(Level::Error, broken.clone()));
-        self.broken = Some(broken);
-    }
-}
-
-/// Whether there was another line to go to.
-fn lines_left(engine: &Engine, listener: usize, down: &[usize]) -> bool {
-    engine.listeners[listener].is_steered() && down.len() < engine.listeners[listener].lines.len()
 }

@@ -72,25 +72,33 @@ impl Engine {
         })
     }
 
-    /// All but the first stop listening, and begin again in their order. `false`: a worker
+    /// All but one stop listening, and begin again in their order. `false`: a worker
     /// has shut one down meanwhile.
     fn put_in_order(&mut self, listener: usize) -> io::Result<bool> {
+        let kept = self.unheld(listener).unwrap_or(0);
         let lines = &self.listeners[listener].lines;
-        if lines[0].is_shut_down() {
+        if lines[kept].is_shut_down() {
             // None would be left.
             return Ok(false);
         }
+        let others: Vec<usize> = (0..lines.len()).filter(|line| *line != kept).collect();
         let mut alone = true;
-        for line in lines[1..].iter().rev() {
-            alone &= line.stop_listening()?;
+        for line in others.iter().rev() {
+            alone &= lines[*line].stop_listening()?;
         }
-        for line in &lines[1..] {
-            line.listen_again()?;
+        for line in &others {
+            lines[*line].listen_again()?;
         }
         alone &= !lines.iter().any(|line| line.is_shut_down());
-        self.steering.order[listener] = (0..lines.len()).collect();
+        self.steering.order[listener] = [&[kept], &others[..]].concat();
         self.steering.attached[listener] = None;
         Ok(alone)
+    }
+
+    /// The first line that no worker has, so that none can shut it down.
+    fn unheld(&self, listener: usize) -> Option<usize> {
+        let mut lines = 0..self.listeners[listener].lines.len();
+        lines.find(|line| !self.is_held(listener, *line))
     }
 
     /// Lines were shut down by workers, and listen again.
@@ -103,7 +111,7 @@ impl Engine {
         }
         // Of several it is not known which was the first. (Not always: each time costs a
         // handshake under way now and then.)
-        if down.len() > 1 {
+        if down.iter().any(|line| *line != down[0]) {
             self.steering.uncertain.insert(listener);
         }
     }

@@ -29,8 +29,6 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_millis(200);
 /// After which time whoever was handed a connection should have noticed.
 pub const NOTICE: Duration = Duration::from_millis(50);
-/// A connection may be handed on to another spare line; that many times it is tried.
-const ROUNDS: usize = 64;
 
 /// Whether connections move from a socket that is shut down to another one.
 pub fn migrates() -> bool {
@@ -49,32 +47,25 @@ impl Engine {
         if self.steering.watched {
             return spares;
         }
-        // The numbers are only right as long as each end of a line was taken down in turn.
-        if self.listeners[listener]
-            .lines
-            .iter()
-            .any(Line::is_shut_down)
-        {
-            self.mend(listener);
+        let lines = &self.listeners[listener].lines;
+        if places.iter().all(|place| lines[place.line].is_shut_down()) {
+            // Shut down just now: they could go nowhere. That is mended first.
+            let keys = spares.iter().map(|line| ((listener, *line), now()));
+            self.steering.waiting_since.extend(keys);
+            return spares;
         }
-        let mut waited = 0;
-        for _ in 0..ROUNDS {
-            let ripe = self.ripe(listener, &spares);
-            if ripe.is_empty() {
-                break;
-            }
-            let queued = |n: &usize| self.listeners[listener].lines[*n].waiting().unwrap_or(0);
-            waited += ripe.iter().map(queued).sum::<u32>();
-            if let Err(error) = self.hand_on(listener, &spares, &ripe) {
-                let keys = ripe.iter().map(|line| ((listener, *line), now()));
-                self.steering.waiting_since.extend(keys);
-                if !std::mem::replace(&mut self.steering.complained.1, true) {
-                    self.warn(format!("cannot hand connections on: {error}"));
-                }
-                break;
-            }
-            if !migrates() {
-                break;
+        // Once a turn: what comes meanwhile is reported again, after all that has to be mended.
+        let ripe = self.ripe(listener, &spares);
+        if ripe.is_empty() {
+            return spares;
+        }
+        let queued = |n: &usize| self.listeners[listener].lines[*n].waiting().unwrap_or(0);
+        let waited = ripe.iter().map(queued).sum::<u32>();
+        if let Err(error) = self.hand_on(listener, &spares, &ripe) {
+            let keys = ripe.iter().map(|line| ((listener, *line), now()));
+            self.steering.waiting_since.extend(keys);
+            if !std::mem::replace(&mut self.steering.complained.1, true) {
+                self.warn(format!("cannot hand connections on: {error}"));
             }
         }
         if waited > 0 {
@@ -173,7 +164,8 @@ impl Engine {
         ripe
     }
 
-    fn is_held(&self, listener: usize, line: usize) -> bool {
+    /// Whether a worker has the line, be it one that is leaving.
+    pub(super) fn is_held(&self, listener: usize, line: usize) -> bool {
         let mut held = self.held.values();
         held.any(|held| held.lines.get(listener) == Some(&Some(line)))
     }
@@ -184,7 +176,7 @@ impl Engine {
     fn hand_on(&mut self, listener: usize, spares: &[usize], ripe: &[usize]) -> io::Result<()> {
         let together = |line: &&usize| ripe.contains(line) || !self.is_held(listener, **line);
         let lines: Vec<usize> = spares.iter().filter(together).copied().collect();
-        if let Some(last) = lines.last() {
+        if let Some(last) = lines.last().filter(|_| lines.len() > 1) {
             // A trial: a line that could not listen again would be lost.
             self.stop_and_listen(listener, &[*last])?;
         }

@@ -336,7 +336,11 @@ pub enum Outgoing {
         hurry: bool,
     },
     /// To the preload: the process may end.
-    Release,
+    Release {
+        /// What it was told to end with just before, and acts on first: the name of a signal,
+        /// or `message`.
+        after: Option<&'static str>,
+    },
     /// To the preload: tell your figures.
     Vitals,
     /// A message to the app: JSON text.
@@ -410,7 +414,9 @@ impl Outgoing {
                 "cmd": "NODE_APP_CLUSTER", "act": "drain", "quiet": quiet.as_millis() as u64,
                 "within": within.as_millis() as u64, "hurry": hurry,
             }),
-            Outgoing::Release => json!({ "cmd": "NODE_APP_CLUSTER", "act": "release" }),
+            Outgoing::Release { after } => json!({
+                "cmd": "NODE_APP_CLUSTER", "act": "release", "after": after,
+            }),
             Outgoing::Vitals => json!({ "cmd": "NODE_APP_CLUSTER", "act": "vitals" }),
             Outgoing::User(_) => Value::Null,
         }

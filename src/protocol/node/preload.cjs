@@ -12,6 +12,8 @@
 const MESSAGE = 'NODE_APP_CLUSTER';
 /** For what the app closes by itself, if no drain has said how long is quiet (ms). */
 const QUIET = 1000;
+/** Longest wait for a signal that was sent before a message that came (ms). */
+const LATE = 2000;
 /** Starters that run the app in another process. They have to leave the channel to it. */
 const LAUNCHERS = new Set(['npm', 'npm-cli', 'npx', 'npx-cli', 'pnpm', 'pnpx', 'yarn', 'yarnpkg', 'corepack', 'tsx',
   'cross-env', 'cross-env-shell', 'nodemon', 'npm-run-all', 'npm-run-all2', 'run-s', 'run-p', 'concurrently', 'dotenv',
@@ -99,6 +101,8 @@ const sessions = new Set();
 let seen = new WeakMap();
 /** The drain that was asked for: {quiet, within, spread, since} in ms. */
 let plan = null;
+/** Signals that have come since. */
+const heard = new Set();
 let said = false;
 /** How many holds on the channel a late worker owes. */
 let unheld = 0;
@@ -373,17 +377,28 @@ function drain({ quiet, within, hurry }) {
   // What ends now does so by request: a lost channel is no reason to exit at once.
   require('cluster').worker.exitedAfterDisconnect = true;
   if (first) process.channel.refCounted();
-  say('draining', { signals: process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String) });
+  const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
+  if (first) for (const name of signals) process.once(name, () => heard.add(name));
+  say('draining', { signals });
   for (const server of live()) retireListening(server);
   setImmediate(look);
   lookOften(25);
 }
 
-function release() {
-  // The app has not closed these, so that it has not yet heard of it.
-  for (const server of live()) if (server._handle && server._handle.appCluster) server.close();
-  // A signal that was sent before this message may be noticed after it: a loop without work would end first.
-  setTimeout(() => process.channel && process.channel.unref(), 50);
+/** `after`: the signal, or 'message', that the app was told to end with. Its clean-up may close servers later. */
+function release({ after }) {
+  const letGo = () => process.channel && process.channel.unref();
+  const acts = process.listenerCount(after) > 0;
+  if (heard.has(after) || (after === 'message' && acts)) letGo();
+  else if (acts) {
+    // A signal goes another way than messages: this one is still to come.
+    process.once(after, () => setImmediate(letGo));
+    setTimeout(letGo, LATE).unref();
+  } else {
+    // The app does not know yet that these are closed.
+    for (const server of live()) if (server._handle && server._handle.appCluster) server.close();
+    letGo();
+  }
 }
 
 function vitals() {

@@ -68,7 +68,10 @@ def act(path):
         sys.stdout.flush()
         os._exit(3)
     elif path == "/shutdown":
-        LISTENER.shutdown(socket.SHUT_RDWR)
+        try:
+            LISTENER.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it does not listen just now
+            pass
     elif path.startswith("/run/"):
         with open(path[4:]) as file:
             exec(compile(file.read(), path, "exec"), {"__name__": "guest"})

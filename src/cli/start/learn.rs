@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where a new app listens, if nobody has said it: one worker of it is started, asked, and
+//! ended.
+
+use super::caller::DEFAULT_USER;
+use super::file::NewApp;
+use crate::cli::{Fail, Status, settings};
+use crate::config::{Config, Launch, Listen, ListenAddress};
+use crate::engine::learn::{Unknown, first_query};
+use crate::protocol::node::message::{Kind, Query};
+use nix::unistd::{Uid, User, geteuid};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the worker may take to ask.
+const WITHIN: Duration = Duration::from_secs(30);
+/// What systemd gives to services (systemd.exec(5)).
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
+
+/// Finds the address out.
+pub fn address(app: &NewApp, dry_run: bool) -> Result<Listen, Fail> {
+    let name = &app.name;
+    let unknown = |why: String| {
+        let text = format!("where is {name} to listen? {why}");
+        Fail::new(Status::Usage, text).hint("say it: -l 3000")
+    };
+    if dry_run {
+        return Err(unknown(
+            "It is not started to find out with --dry-run".to_owned(),
+        ));
+    }
+    let user = app.user.as_deref().unwrap_or(DEFAULT_USER);
+    let launch = launch(app, user)?;
+    if launch.runner.is_some() {
+        eprintln!("{name} | starting one worker to see where it listens");
+    }
+    let query = first_query(&launch, other_user(user).as_deref(), WITHIN);
+    let query = query.map_err(|why| match why {
+        Unknown::NotNode => unknown("That is found out of Node programs only".to_owned()),
+        Unknown::Ended(exit, lines) => {
+            show(&lines);
+            unknown(format!("A worker {exit} before it listened"))
+        }
+        Unknown::Silent(lines) => {
+            show(&lines);
+            unknown(format!(
+                "A worker has not listened within {}s",
+                WITHIN.as_secs()
+            ))
+        }
+        Unknown::System(error) => {
+            let text = format!("cannot start a worker to see where it listens: {error}");
+            Fail::new(Status::Failed, text).hint("say it: -l 3000")
+        }
+    })?;
+    let listen = listener(&query)
+        .ok_or_else(|| unknown(format!("A worker asks for {query}, which is no address")))?;
+    eprintln!("{name} | it listens on {}", listen.address);
+    Ok(listen)
+}
+
+/// What its workers will be: the same configuration, with any address.
+fn launch(app: &NewApp, user: &str) -> Result<Launch, Fail> {
+    let config = Config::parse(&app.render(), &app.name).map_err(settings::bad_config)?;
+    let mut environment = vec![("PATH".to_owned(), PATH.to_owned())];
+    if let Some(account) = account(user) {
+        let home = account.dir.display().to_string();
+        environment.push(("HOME".to_owned(), home));
+        environment.push(("USER".to_owned(), account.name.clone()));
+        environment.push(("LOGNAME".to_owned(), account.name));
+    }
+    if let Ok(language) = std::env::var("LANG") {
+        environment.push(("LANG".to_owned(), language));
+    }
+    environment.push(("WORKER_COUNT".to_owned(), "1".to_owned()));
+    environment.push(("NODE_APP_INSTANCE".to_owned(), "0".to_owned()));
+    Launch::resolve(&config, environment).map_err(settings::bad_config)
+}
+
+fn account(user: &str) -> Option<User> {
+    let found = match user.parse() {
+        Ok(uid) => User::from_uid(Uid::from_raw(uid)),
+        Err(_) => User::from_name(user),
+    };
+    found.ok().flatten()
+}
+
+/// The name of the user to become; `None`: we are it, or cannot become anybody.
+fn other_user(user: &str) -> Option<String> {
+    let account = account(user)?;
+    (geteuid().is_root() && !account.uid.is_root()).then_some(account.name)
+}
+
+fn show(lines: &[String]) {
+    if !lines.is_empty() {
+        eprintln!("last lines of the worker:");
+    }
+    for line in lines {
+        eprintln!("  | {}", crate::cli::logs::harmless(line));
+    }
+}
+
+/// The listener that a worker means.
+fn listener(query: &Query) -> Option<Listen> {
+    let address = match query.kind {
+        Kind::Path => ListenAddress::Unix(PathBuf::from(query.address.as_deref()?)),
+        Kind::V4 | Kind::V6 if query.fd.is_none() => {
+            let port = query.port.and_then(|p| u16::try_from(p).ok());
+            let port = port.filter(|port| *port != 0)?;
+            match query.address.as_deref() {
+                None => ListenAddress::Port(port),
+                Some(ip) => ListenAddress::Tcp(SocketAddr::new(ip.parse().ok()?, port)),
+            }
+        }
+        _ => return None,
+    };
+    Listen::unnamed(address).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_asks_for_becomes_an_address() {
+        let asked = |address: Option<&str>, port, kind| {
+            let query = Query {
+                address: address.map(str::to_owned),
+                port: Some(port),
+                kind,
+                ..Query::default()
+            };
+            listener(&query).map(|listen| listen.address.to_string())
+        };
+        assert_eq!(asked(None, 3000, Kind::V4).as_deref(), Some("3000"));
+        let local = asked(Some("127.0.0.1"), 80, Kind::V4);
+        assert_eq!(local.as_deref(), Some("127.0.0.1:80"));
+        assert_eq!(
+            asked(Some("::1"), 80, Kind::V6).as_deref(),
+            Some("[::1]:80")
+        );
+        let path = asked(Some("/run/x.sock"), -1, Kind::Path);
+        assert_eq!(path.as_deref(), Some("unix:/run/x.sock"));
+        for nothing in [
+            asked(None, 0, Kind::V4),
+            asked(None, 70_000, Kind::V4),
+            asked(None, 53, Kind::Udp),
+        ] {
+            assert_eq!(nothing, None);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runtimes that are not Node.
+
+use crate::Row;
+use crate::app::{App, assert_no_crash, eval_in, program, request, script};
+use crate::dev::wait;
+use crate::load::LoadSpec;
+use crate::load::crowd::Crowd;
+use crate::messages::Follow;
+use crate::node_tools::{Node, packages};
+use serde_json::json;
+use std::time::Duration;
+
+pub const ROWS: &[Row] = &[
+    ("deno_serves_in_round_robin", deno),
+    ("deno_gets_no_shared_handle", deno_shared),
+    ("bun_is_refused", bun),
+];
+
+fn deno_app(node: &Node) -> Result<App, String> {
+    let package = "@deno/linux-x64-glibc";
+    let directory = packages("deno", &[&format!("{package}@2.9.6")])?;
+    let deno = directory.join("node_modules").join(package).join("deno");
+    let words = [
+        deno.to_str().expect("UTF-8"),
+        "run",
+        "-A",
+        "--no-prompt",
+        &script("kit.cjs"),
+    ];
+    Ok(App::command(node, &words).env("DENO_NO_UPDATE_CHECK", "1"))
+}
+
+fn deno(node: &Node) -> Result<(), String> {
+    let app = deno_app(node)?;
+    let dev = app.start();
+    assert_eq!(dev.status().listeners[0].balance, "round-robin");
+    let held = Crowd::new(LoadSpec::tcp(dev.address())).hold(20, Duration::ZERO);
+    let counts = held.expect("connections").by_slot();
+    assert_eq!(
+        counts.values().collect::<Vec<_>>(),
+        [&10, &10],
+        "{counts:?}"
+    );
+    let mut follow = Follow::start(&dev);
+    eval_in(&dev, 1, "process.send({ hello: 1 })");
+    follow.wait_for("{\"hello\":1}");
+    dev.cli(&["send", "web[0]", "{\"to\":\"you\"}"]).succeeded();
+    wait("the message", || {
+        (eval_in(&dev, 0, "return seen") == json!([{ "to": "you" }])).then_some(())
+    });
+    let before = dev.pids();
+    dev.cli(&["reload", "web"]).succeeded();
+    for _ in 0..10 {
+        let answer = request(dev.address(), "GET /", "").expect("an answer");
+        assert_eq!(
+            (&answer["isWorker"], &answer["generation"]),
+            (&json!(true), &json!(2))
+        );
+    }
+    assert!(dev.pids().iter().all(|pid| !before.contains(pid)));
+    assert_no_crash(&dev);
+    dev.stop();
+    Ok(())
+}
+
+/// It would never accept from it: what asks for one is refused, with what to do.
+fn deno_shared(node: &Node) -> Result<(), String> {
+    for balance in ["shared", "even", "sticky"] {
+        let app = deno_app(node)?.keys(&format!("balance = {balance:?}"));
+        let mut dev = app.setup().spawn();
+        dev.wait_for_line("Deno does not accept from a socket that is handed to it");
+        dev.wait_for_line("help: leave `balance` out");
+        assert!(!dev.ended().success());
+        dev.assert_gone();
+    }
+    Ok(())
+}
+
+fn bun(node: &Node) -> Result<(), String> {
+    let app = App::command(node, &["./bun", "app.js"]).keys("protocol = \"node\"");
+    let setup = app.setup();
+    program(&setup.path("bun"), "#!/bin/sh\nexec sleep 1000\n");
+    let mut dev = setup.spawn();
+    let line = dev.wait_for_line("bun");
+    assert!(line.to_lowercase().contains("not supported"), "{line}");
+    assert!(!dev.ended().success());
+    dev.assert_gone();
+    Ok(())
+}
