@@ -21,10 +21,10 @@ mod versions;
 mod app;
 #[path = "frameworks/examples.rs"]
 mod examples;
-#[path = "frameworks/places.rs"]
-mod places;
 #[path = "frameworks/serve.rs"]
 mod serve;
+#[path = "frameworks/servers.rs"]
+mod servers;
 #[path = "frameworks/socketio.rs"]
 mod socketio;
 #[path = "frameworks/websocket.rs"]
@@ -51,7 +51,6 @@ fn main() -> ExitCode {
         websocket::ROWS,
         socketio::QUICK,
         examples::ROWS,
-        places::ROWS,
     ];
     let long = [serve::LONG, socketio::LONG];
     let mut trials = Vec::new();

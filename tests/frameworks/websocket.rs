@@ -9,6 +9,7 @@ use crate::load::Load;
 use crate::versions::Node;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ fn ws(node: &Node) -> Result<(), String> {
     let mut dev = app(node, "ws", &["node", "server.js"], keys)?.start();
     everybody_answers(&dev, 2);
     let mut sockets = open(&dev, OPEN);
-    let pids: std::collections::BTreeSet<_> = sockets.iter().map(|s| s.pid).collect();
+    let told = |socket: &WebSocket| -> Value { serde_json::from_str(&socket.hello).expect("JSON") };
+    let pids: BTreeSet<_> = sockets.iter().map(|s| told(s)["pid"].as_i64()).collect();
     assert_eq!(pids.len(), 2, "both workers have some");
     let load = Load::start(clients(&dev)).expect("clients");
     dev.cli(&["reload", "web"]).succeeded();
@@ -35,7 +37,10 @@ fn ws(node: &Node) -> Result<(), String> {
     }
     // They come back while the old workers may be there yet, and never to these.
     let again = open(&dev, OPEN);
-    assert!(again.iter().all(|s| s.generation == 2), "{again:?}");
+    assert!(
+        again.iter().all(|s| told(s)["generation"] == "2"),
+        "{again:?}"
+    );
     drained(&dev);
     load.wait_for_more(10, WITHIN).expect("requests afterwards");
     load.stop().assert_lossless(10);
@@ -73,9 +78,8 @@ fn open(dev: &Dev, count: usize) -> Vec<WebSocket> {
 #[derive(Debug)]
 pub struct WebSocket {
     stream: TcpStream,
-    /// Who has it, as the first message says.
-    pub pid: i64,
-    pub generation: u64,
+    /// The first message.
+    pub hello: String,
 }
 
 const TEXT: u8 = 1;
@@ -97,15 +101,9 @@ impl WebSocket {
         }
         let head = String::from_utf8_lossy(&head);
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let mut socket = WebSocket {
-            stream,
-            pid: 0,
-            generation: 0,
-        };
-        let hello: Value = serde_json::from_str(&socket.text()).expect("JSON");
-        socket.pid = hello["pid"].as_i64().expect("a process id");
-        let generation = hello["generation"].as_str().expect("a generation");
-        socket.generation = generation.parse().expect("a number");
+        let hello = String::new();
+        let mut socket = WebSocket { stream, hello };
+        socket.hello = socket.text();
         socket
     }
 
@@ -115,7 +113,8 @@ impl WebSocket {
         self.text()
     }
 
-    fn text(&mut self) -> String {
+    /// The next message.
+    pub fn text(&mut self) -> String {
         let (kind, payload) = self.frame();
         assert_eq!(kind, TEXT, "{payload:?}");
         String::from_utf8(payload).expect("UTF-8")
