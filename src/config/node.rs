@@ -62,6 +62,12 @@ fn by_name(command: &[String]) -> Option<Runner> {
     }
 }
 
+/// Whether it is run by Bun, which speaks a protocol of its own.
+fn is_bun(command: &[String]) -> bool {
+    let program = command.first().map(Path::new).and_then(Path::file_name);
+    program.is_some_and(|name| name == "bun")
+}
+
 /// Whether `program` is a script for Node (execve(2), "Interpreter scripts").
 fn is_script(program: &Path) -> bool {
     let mut head = [0; 128];
@@ -109,6 +115,15 @@ impl Config {
         };
         let say_so = || "if it is one, say protocol = \"node\"".to_owned();
         let (key, why, hint) = match runner {
+            _ if self.protocol != Protocol::ListenFds && is_bun(&self.command) => (
+                "command",
+                "Bun is not supported yet: each of its workers opens the port by itself, and \
+                 none can be asked to stop accepting"
+                    .to_owned(),
+                "run the app with node; one that takes its socket from systemd (LISTEN_FDS) \
+                 says protocol = \"listen-fds\""
+                    .to_owned(),
+            ),
             None if self.balance == Balance::RoundRobin => {
                 ("balance", needs("\"round-robin\""), say_so())
             }
@@ -232,6 +247,12 @@ mod tests {
                 Some("balance"),
             ),
             ("command = \"deno run x\"", None),
+            ("command = \"bun x.ts\"", Some("command")),
+            (
+                "command = \"bun x.ts\"\nprotocol = \"node\"",
+                Some("command"),
+            ),
+            ("command = \"bun x.ts\"\nprotocol = \"listen-fds\"", None),
             (
                 "command = \"npm start\"\n[node]\npreload = false",
                 Some("node"),

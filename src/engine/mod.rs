@@ -205,13 +205,28 @@ impl Engine {
     ///
     /// # Errors
     /// The configuration does not fit this machine, or a system call failed.
-    pub fn new(parts: Parts) -> Result<Engine> {
+    pub fn new(mut parts: Parts) -> Result<Engine> {
         let (desk, calls, bell) = Desk::new()?;
         let open = desk.open();
         let control = Control::listen(&parts.runtime.control(), desk)?;
         let release = Release::new(parts.first)?;
         let policy = release.policy(parts.listeners.is_empty());
-        std::fs::write(parts.runtime.preload(), crate::protocol::node::PRELOAD)?;
+        let written = parts.runtime.write_preload(crate::protocol::node::PRELOAD);
+        let preload = match written {
+            Ok(()) => Some(parts.runtime.preload()),
+            Err(error) => {
+                let place = parts.runtime.preload();
+                parts.journal.log(Record::plain(
+                    Level::Warning,
+                    format!(
+                        "cannot write {}: {error}; kept-alive connections of Node workers may \
+                         lose requests at reloads, and launchers such as npm do not work",
+                        place.display()
+                    ),
+                ));
+                None
+            }
+        };
         for listener in &parts.listeners {
             listener.set_blocking(release.config.blocking)?;
             listener.prepare_for_steering()?;
@@ -248,7 +263,7 @@ impl Engine {
                 parts.inherited && parts.systemd.is_there(),
             ),
             listeners: parts.listeners,
-            node: node::Primary::default(),
+            node: node::Primary::new(preload),
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),
             held: BTreeMap::new(),

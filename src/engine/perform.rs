@@ -137,8 +137,11 @@ impl Engine {
         let batch = Batch(self.listeners.is_empty());
         let start = Start::new(runner, release.config.spread(), batch)?;
         if let Some(start) = &start {
-            let preload = self.runtime.preload();
-            let preload = release.config.node.preload.then_some(preload.as_path());
+            let preload = self.node.preload();
+            // Node 20 and 22 would not let it be read.
+            let locked = |word: &String| word == "--experimental-permission";
+            let locked = release.launch.arguments.iter().any(locked);
+            let preload = preload.filter(|_| release.config.node.preload && !locked);
             start.announce(environment, worker, batch, preload);
         }
         Ok(start)

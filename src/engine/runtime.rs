@@ -93,6 +93,23 @@ impl Runtime {
         self.directory.join("preload.cjs")
     }
 
+    /// Puts that file there.
+    ///
+    /// # Errors
+    /// It cannot be written; one that was there is as it was.
+    pub fn write_preload(&self, text: &str) -> std::io::Result<()> {
+        let path = self.preload();
+        if fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
+            return Ok(());
+        }
+        let new = path.with_extension("new");
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &path))
+            .inspect_err(|_| {
+                let _ = fs::remove_file(&new);
+            })
+    }
+
     /// Where a worker's notify socket is.
     pub fn notify(&self, worker: WorkerId) -> PathBuf {
         self.directory.join("notify").join(worker.to_string())

@@ -18,7 +18,7 @@ pub const ROWS: &[Row] = &[
 const LONG: Duration = Duration::from_secs(300);
 
 /// `reloads` under load, so that `requests` are answered in all.
-fn reload(dev: &Dev, load: Load, reloads: u64, requests: u64) -> Report {
+fn reload(dev: &Dev, load: &Load, reloads: u64, requests: u64) {
     let done = |report: &Report| report.total().ok + report.total().failed;
     for number in 0..reloads {
         // Spread over the load; at least a few of each kind in between.
@@ -40,7 +40,6 @@ fn reload(dev: &Dev, load: Load, reloads: u64, requests: u64) -> Report {
             .sum::<usize>();
         (draining == 0).then_some(())
     });
-    load.stop()
 }
 
 fn think(ms: u64) -> Duration {
@@ -63,7 +62,8 @@ fn everybody(dev: &Dev) -> LoadSpec {
 fn with_preload(node: &Node) -> Result<(), String> {
     let dev = App::kit(node).keys("balance = \"even\"").start();
     let load = Load::start(everybody(&dev)).expect("clients");
-    let report = reload(&dev, load, scale(10, 2), scale(50_000, 6_000));
+    reload(&dev, &load, scale(10, 2), scale(50_000, 6_000));
+    let report = load.stop();
     println!("Node {}: {}", node.version, summary(&report));
     report.assert_lossless(10);
     assert_no_crash(&dev);
@@ -80,14 +80,20 @@ fn without_preload(node: &Node) -> Result<(), String> {
         .with(Kind::NewConnection, 6)
         .with(Kind::SlowPost, 6);
     let load = Load::start(spec).expect("clients");
-    let report = reload(&dev, load, scale(10, 2), scale(20_000, 2_000));
-    println!(
-        "Node {} without preload: {}",
-        node.version,
-        summary(&report)
-    );
-    if node.major() <= 24 {
-        report.assert_lossless(10);
+    let mut slow = LoadSpec::tcp(dev.address()).with(Kind::NewConnection, 6);
+    slow.path = "/slow?ms=400".to_owned();
+    let slow = Load::start(slow).expect("clients");
+    reload(&dev, &load, scale(10, 2), scale(20_000, 2_000));
+    for (load, what) in [(load, "at once"), (slow, "after 400 ms")] {
+        let report = load.stop();
+        let summary = summary(&report);
+        println!(
+            "Node {} without preload, answers {what}: {summary}",
+            node.version
+        );
+        if node.major() <= 24 {
+            report.assert_lossless(10);
+        }
     }
     assert_no_crash(&dev);
     dev.stop();
@@ -103,7 +109,8 @@ fn measured(node: &Node) -> Result<(), String> {
         spec = spec.with_think(Kind::KeepAlive, 6, think(ms));
     }
     let load = Load::start(spec).expect("clients");
-    let report = reload(&dev, load, scale(10, 2), scale(20_000, 2_000));
+    reload(&dev, &load, scale(10, 2), scale(20_000, 2_000));
+    let report = load.stop();
     println!(
         "Node {} without preload, keep-alive: {}",
         node.version,

@@ -70,6 +70,10 @@ fn replaced_workers_lose_nothing(node: &Node) {
         load.wait_for_more(6, Duration::from_secs(60))
             .expect("requests");
         current.drain(LOADED_QUIET, 20_000);
+        assert_eq!(
+            current.wait_for("draining").1["signals"],
+            json!(["SIGTERM"])
+        );
         current.wait_for("drained");
         current.signal(Signal::SIGTERM);
         current.wait_for_exit_by_itself();
@@ -117,12 +121,13 @@ fn what_is_under_way_is_finished(node: &Node) {
 
 fn quiet_connections_are_closed(node: &Node) {
     let (worker, address) = start(app(node, "http"));
-    let [mut idle, mut used, mut fresh] = [0; 3].map(|_| Connection::open(address));
+    // In this order they are accepted: the answers tell that all are.
+    let [mut fresh, mut idle, mut used] = [0; 3].map(|_| Connection::open(address));
     idle.get("/");
     used.get("/");
-    // Accepted once another that came later has been answered.
+    const QUIET: u64 = 2000;
     let begun = worker.drain(QUIET, 20_000);
-    std::thread::sleep(Duration::from_millis(QUIET / 2));
+    std::thread::sleep(Duration::from_millis(300));
     assert!(idle.is_open() && fresh.is_open() && used.is_open());
     assert!(used.get("/").is_last());
     used.end();
@@ -183,11 +188,11 @@ fn an_early_answer_arrives(node: &Node) {
     let mut connection = Connection::open(address);
     connection.get("/");
     worker.drain(QUIET, 20_000);
-    connection.send("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
-    for _ in 0..10 {
-        connection.send(&"x".repeat(10_000));
-    }
-    connection.answer();
+    connection.send("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n");
+    connection.send(&"x".repeat(25_000));
+    assert!(!connection.answer().is_last());
+    connection.send(&"x".repeat(25_000));
+    assert!(connection.get("/").is_last());
     connection.end();
     worker.wait_for("drained");
 }

@@ -25,6 +25,7 @@ use deal::{Dealer, Flight};
 use places::{Extra, Place};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Servers that a worker may have.
@@ -60,6 +61,8 @@ pub struct Talk {
     refusals: u32,
     /// What it has said wrongly.
     wrong: u64,
+    /// How often it was not heard, because it did not read.
+    clogged: u64,
     interest: Interest,
     /// What the event loop last told of itself: share of time, heap.
     vitals: Option<(f64, u64)>,
@@ -93,6 +96,23 @@ pub struct Primary {
     dummy: Option<Arc<OwnedFd>>,
     /// What has been told once.
     told: Vec<String>,
+    /// The file that workers load ahead of the app.
+    preload: Option<PathBuf>,
+}
+
+impl Primary {
+    /// Nothing is known yet. `preload`: the file that workers load ahead of the app.
+    pub fn new(preload: Option<PathBuf>) -> Primary {
+        Primary {
+            preload,
+            ..Primary::default()
+        }
+    }
+
+    /// That file, if there is one.
+    pub fn preload(&self) -> Option<&Path> {
+        self.preload.as_deref()
+    }
 }
 
 impl Talk {
@@ -112,6 +132,7 @@ impl Talk {
             rests_until: None,
             refusals: 0,
             wrong: 0,
+            clogged: 0,
             interest: Interest::Connection,
             vitals: None,
         }
@@ -184,8 +205,21 @@ impl Engine {
             (false, false) => Interest::Connection,
         };
         let token = Token::Channel(worker);
-        if wanted != talk.interest && self.poller.change(&talk.channel, token, wanted).is_ok() {
-            talk.interest = wanted;
+        if wanted == talk.interest || self.poller.change(&talk.channel, token, wanted).is_err() {
+            return;
+        }
+        talk.interest = wanted;
+        if wanted == Interest::Room {
+            talk.clogged += 1;
+            let count = talk.clogged;
+            // It may go on like that for ever.
+            if count.is_power_of_two() {
+                let text = format!(
+                    "its channel is full: it does not read what it is sent, and is not heard \
+                     until it does ({count} so far)"
+                );
+                self.about(worker, Level::Warning, &text);
+            }
         }
     }
 

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// Sockets that are opened because workers ask for them, at the most.
 const MAX_EXTRAS: usize = 256;
+/// Sockets on their way to one worker, at the most: each is a descriptor of ours.
+const MAX_ON_THEIR_WAY: usize = 128;
 /// Where descriptors that systemd passes begin (sd_listen_fds(3)).
 const FIRST_PASSED: i64 = 3;
 
@@ -62,6 +64,7 @@ impl Engine {
         let spread = talk.spread;
         let place = match () {
             () if known || talk.servers.len() >= MAX_SERVERS => Err(libc::EADDRINUSE),
+            () if talk.handles.len() >= MAX_ON_THEIR_WAY => Err(libc::EMFILE),
             () => self.find_place(worker, &query),
         };
         let found = place.and_then(|place| {

@@ -172,7 +172,9 @@ impl Engine {
             return;
         };
         talk.servers.retain(|server| server.key != key);
-        if talk.servers.is_empty() && talk.stop.disconnect_later {
+        let disconnects = talk.servers.is_empty() && talk.stop.disconnect_later;
+        self.drop_extras();
+        if disconnects {
             self.disconnect(worker);
         }
         self.drop_extras();

@@ -17,6 +17,7 @@ impl Engine {
     pub(super) fn mend(&mut self, listener: usize) {
         let mut mended: Vec<usize> = Vec::new();
         let mut failed = None;
+        let unix = self.listeners[listener].port.is_none();
         for _ in 0..ROUNDS {
             let lines = &self.listeners[listener].lines;
             let down: Vec<usize> = (0..lines.len())
@@ -24,6 +25,10 @@ impl Engine {
                 .collect();
             for n in &down {
                 match lines[*n].listen_again() {
+                    // Of a unix socket it has no effect.
+                    Ok(()) if unix && lines[*n].is_shut_down() => {
+                        failed = Some(nix::Error::ENOTCONN);
+                    }
                     Ok(()) => mended.push(*n),
                     Err(error) => failed = Some(error),
                 }

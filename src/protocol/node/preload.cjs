@@ -1,33 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 'use strict';
 // Loaded by NODE_OPTIONS into the workers of app-cluster. It adds what the node:cluster protocol lacks:
-// a drain that loses no request of a kept-alive connection, the channel behind npm, npx, tsx and the
-// like, and figures of the event loop. It speaks over the worker's cluster channel in messages that
-// the app does not see ("NODE_..." is internal to Node).
+// a drain that loses no request of a kept-alive connection, the channel behind npm, tsx and the like, and
+// figures of the event loop. It speaks over the cluster channel in messages that the app does not see
+// ("NODE_..." is internal to Node). Node 10 must be able to parse it; before 18 it does nothing.
 //
-// What the app could notice: a few methods of net.Server and http.Server have another source text, a
-// listener for 'connection' on servers that listen and for 'internalMessage' on process, and worker
-// threads load this file as well (it returns at once). Until a server is closed nothing else changes.
+// What the app could notice: some methods of net.Server and http.Server have another source text, there
+// is a listener for 'connection' on HTTP servers, for 'close' on their connections and for
+// 'internalMessage' on process, and worker threads load this file too (it returns at once).
 
 const MESSAGE = 'NODE_APP_CLUSTER';
 /** For what the app closes by itself, if no drain has said how long is quiet (ms). */
 const QUIET = 1000;
 /** Longest wait for a signal that was sent before a message that came (ms). */
 const LATE = 2000;
-/** Starters that run the app in another process. They have to leave the channel to it. */
-const LAUNCHERS = new Set(['npm', 'npm-cli', 'npx', 'npx-cli', 'pnpm', 'pnpx', 'yarn', 'yarnpkg', 'corepack', 'tsx',
-  'cross-env', 'cross-env-shell', 'nodemon', 'npm-run-all', 'npm-run-all2', 'run-s', 'run-p', 'concurrently', 'dotenv',
-  'dotenv-cli', 'env-cmd', 'ts-node-dev', 'tsnd', 'node-dev', 'turbo', 'lerna']);
+/** Programs that run the app in another process and have to leave the channel to it: by name, or by package. */
+const MANAGERS = /^(npm|npx|pnpm|pnpx|yarn|yarnpkg|corepack)(-cli|-[\d.]+)?(\.[cm]?js)?$/;
+const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env', 'nodemon', 'npm-run-all',
+  'npm-run-all2', 'concurrently', 'dotenv-cli', 'env-cmd', '@dotenvx/dotenvx', '@nestjs/cli', 'ts-node-dev',
+  'node-dev', 'turbo', 'lerna']);
 
-/** Is the program of this process one of LAUNCHERS, by its package or its name? */
 function isLauncher() {
-  let path = process.argv[1];
-  if (!path) return false;
+  let path = process.argv[1] || '';
   try { path = require('fs').realpathSync(path); } catch { /* then as it was typed */ }
   const parts = path.split('/');
-  const name = parts[parts.length - 1].replace(/\.[cm]?js$/, '').replace(/^(yarn|pnpm)-[\d.]+$/, '$1');
-  const at = parts.lastIndexOf('node_modules');
-  return LAUNCHERS.has(name) || (at >= 0 && LAUNCHERS.has(parts[at + 1]));
+  const [first, second] = parts.slice(parts.lastIndexOf('node_modules') + 1);
+  return MANAGERS.test(parts[parts.length - 1]) || LAUNCHERS.has(first) || LAUNCHERS.has(`${first}/${second}`);
 }
 
 /** Takes ourselves out of the environment: neither the app nor its children are to see it. */
@@ -36,9 +34,8 @@ function cleanEnvironment() {
   delete env.APP_CLUSTER_FD;
   delete env.APP_CLUSTER_ID;
   if (env.NODE_OPTIONS === undefined) return;
-  const { realpathSync } = require('fs');
   const ours = (path) => {
-    try { return path === __filename || realpathSync(path) === __filename; } catch { return false; }
+    try { return require('fs').realpathSync(path) === __filename; } catch { return path === __filename; }
   };
   const rest = env.NODE_OPTIONS.replace(/ ?--require[ =](?:"((?:[^"\\]|\\.)*)"|([^\s"]+))/g,
     (whole, quoted, bare) => (ours(quoted === undefined ? bare : quoted.replace(/\\(.)/g, '$1')) ? '' : whole));
@@ -70,22 +67,15 @@ function attach(fd, id) {
   for (let count = unheld; count > 0; count--) process.channel.unrefCounted();
 }
 
-/** What listens is an app: it waits for the answer, and for what comes. */
-function hold() {
-  for (; unheld > 0; unheld--) process.channel.refCounted();
-}
-
 /** Replaces a method by what `make` makes of it; name, length and flags stay. */
 function replace(object, name, make) {
   const original = object[name];
   if (typeof original !== 'function') return;
-  const flags = Object.getOwnPropertyDescriptor(object, name) || { writable: true, configurable: true, enumerable: true };
   const value = make(original);
-  for (const key of ['name', 'length']) Object.defineProperty(value, key, Object.getOwnPropertyDescriptor(original, key));
-  Object.defineProperty(object, name, { ...flags, value });
+  for (const key of ['name', 'length']) Object.defineProperty(value, key, { value: original[key] });
+  const usual = { writable: true, configurable: true, enumerable: true };
+  Object.defineProperty(object, name, { ...usual, ...Object.getOwnPropertyDescriptor(object, name), value });
 }
-
-// ---- state
 
 /** WeakRefs of the servers that have ever listened. */
 const servers = new Set();
@@ -93,10 +83,8 @@ const servers = new Set();
 const watched = new WeakSet();
 /** Servers that are being closed, and after how many ms their connections are quiet. */
 const retiring = new Map();
-/** Open connections of HTTP servers; with TLS also what is below it, which is in `raw`. */
-const sockets = new Set();
-const raw = new WeakSet();
-const sessions = new Set();
+/** Open sockets and HTTP/2 sessions of HTTP servers; with TLS also the sockets below it. */
+const open = new Set();
 /** What was seen of a connection at the last look: since when quiet, bytes, and when a WebSocket is to go. */
 let seen = new WeakMap();
 /** The drain that was asked for: {quiet, within, spread, since} in ms. */
@@ -107,23 +95,23 @@ let said = false;
 /** How many holds on the channel a late worker owes. */
 let unheld = 0;
 let storing = false;
-let timer = null;
+let timer;
 let utilization;
-/** As they are at the start: the app may put others there. */
-let send;
-const { performance } = require('perf_hooks');
+/** As they were at the start: the app may put others there. */
+let send, performance;
 
-function say(act, more) {
-  // The callback takes the error that would else be an 'error' event of `process`.
-  if (process.connected) send.call(process, { cmd: MESSAGE, act, ...more }, undefined, { swallowErrors: true }, () => {});
-}
+// The callback takes the error that would else be an 'error' event of `process`.
+const say = (act, more) => process.connected
+  && send.call(process, { cmd: MESSAGE, act, ...more }, undefined, {}, () => {});
 
-const now = () => performance.now();
 /** Nothing of ours may end the app. */
 const quietly = (work) => (...args) => { try { return work(...args); } catch { return undefined; } };
 const isHttp = (server) => typeof server.closeIdleConnections === 'function';
 const isHttp2 = (server) => typeof server.updateSettings === 'function';
 const isTls = (server) => typeof server.setSecureContext === 'function';
+const isSession = (connection) => typeof connection.goaway === 'function';
+/** `socket` of an HTTP/2 session is a proxy, and undefined in the end. */
+const serverOf = (connection) => (isSession(connection) ? connection.socket || {} : connection).server;
 
 function* live() {
   for (const ref of servers) {
@@ -133,29 +121,16 @@ function* live() {
   }
 }
 
-function forget() {
-  sockets.delete(this);
-  sessions.delete(this);
-}
-
-function track(socket) {
-  if (sockets.has(socket) || socket.destroyed) return;
-  sockets.add(socket);
-  socket.once('close', forget);
-}
-
-function trackRaw(socket) {
-  raw.add(socket);
-  track(socket);
-}
-
-function trackSession(session) {
-  sessions.add(session);
-  session.once('close', forget);
-  if (retiring.has(session.socket && session.socket.server)) retireSession(session);
+function track(connection) {
+  if (open.has(connection) || connection.destroyed) return;
+  open.add(connection);
+  connection.once('close', function forget() { open.delete(this); });
+  if (isSession(connection) && retiring.has(serverOf(connection))) giveNotice(connection);
 }
 
 const watch = quietly((server) => {
+  // What listens is an app: it waits for the answer, and for what comes.
+  for (; unheld > 0; unheld--) process.channel.refCounted();
   if (watched.has(server)) return;
   watched.add(server);
   servers.add(new WeakRef(server));
@@ -168,11 +143,9 @@ const watch = quietly((server) => {
     replace(type, 'closeIdleConnections', closeIdleConnections);
   }
   if (isTls(server)) server.on('secureConnection', track);
-  server.on('connection', isTls(server) ? trackRaw : track);
-  if (isHttp2(server)) server.on('session', trackSession);
+  server.on('connection', track);
+  if (isHttp2(server)) server.on('session', track);
 });
-
-// ---- closing servers
 
 /**
  * What stands for a listening handle that is closed already. To the app its server still listens, until
@@ -181,8 +154,7 @@ const watch = quietly((server) => {
 function standIn(address) {
   const nothing = () => 0;
   return {
-    appCluster: true, fd: -1, listen: nothing, ref: nothing, unref: nothing, hasRef: () => false, getAsyncId: nothing,
-    close(done) { if (typeof done === 'function') process.nextTick(done); },
+    appCluster: true, fd: -1, ref: nothing, unref: nothing, hasRef: () => false, getAsyncId: nothing, close: nothing,
     getsockname(out) { Object.assign(out, address); return 0; },
   };
 }
@@ -196,55 +168,50 @@ function stopListening(server) {
   handle.close();
 }
 
-/** From now on responses of this server close their connection, and quiet connections are closed. */
+/** From now on the responses of this server close their connections, and quiet ones are closed. */
 function retire(server, quiet) {
-  if (!storing) {
-    storing = true;
-    replace(require('http').ServerResponse.prototype, '_storeHeader', storeHeader);
-  }
-  const known = retiring.has(server);
+  if (!storing) replace(require('http').ServerResponse.prototype, '_storeHeader', storeHeader);
+  storing = true;
+  const sessions = retiring.has(server) ? [] : Array.from(open).filter(isSession);
   retiring.set(server, quiet);
-  if (!known) for (const session of sessions) if (session.socket && session.socket.server === server) retireSession(session);
-  lookOften(Math.min(Math.max(quiet / 8, 5), 25));
+  for (const session of sessions) if (serverOf(session) === server) giveNotice(session);
+  lookOften(quiet);
 }
 
-function lookOften(every) {
+function lookOften(quiet) {
   // Unref'd: connections hold the process, this does not.
-  if (timer === null && !said) timer = setInterval(() => setImmediate(look), every).unref();
+  timer = timer || (!said && setInterval(() => setImmediate(look), Math.min(Math.max(quiet / 8, 5), 25)).unref());
 }
 
-/** Says that no more streams should come; close() takes back those that come all the same. */
-function retireSession(session) {
+/** Says that no more streams should come. What comes after close() all the same is refused: it may be sent again. */
+function giveNotice(session) {
   if (!session.destroyed && !session.closed) session.goaway(0, 2 ** 31 - 1);
 }
 
+const bySymbol = (object, text) => object[Object.getOwnPropertySymbols(object).find((key) => key.description === text)];
+
 /** The parsers of connections that are between two requests. Without the list: all that have no request. */
 function idleParsers(server) {
-  const key = Object.getOwnPropertySymbols(server).find((symbol) => symbol.description === 'http.server.connections');
-  const list = key && server[key];
+  const list = bySymbol(server, 'http.server.connections');
   return list && typeof list.idle === 'function' ? new Set(list.idle()) : { has: (parser) => !parser.incoming };
 }
 
 /** Right after the poll phase (setImmediate): what clients had sent until now has been read. */
 const look = quietly(() => {
-  const time = now();
+  const time = performance.now();
   const idle = new Map();
-  for (const socket of sockets) {
-    const { server } = socket;
+  for (const connection of open) {
+    const server = serverOf(connection);
     const quiet = retiring.get(server);
     if (quiet === undefined) continue;
     if (!idle.has(server)) idle.set(server, idleParsers(server));
-    lookAt(socket, quiet, idle.get(server), time);
-  }
-  for (const session of sessions) {
-    const quiet = session.socket && retiring.get(session.socket.server);
-    if (quiet !== undefined && !session.closed && quietFor(session, session.socket.bytesRead, time) >= quiet) session.close();
+    lookAt(connection, quiet, idle.get(server), time);
   }
   for (const server of retiring.keys()) if (!server._handle && !server._connections) retiring.delete(server);
   if (plan) reportDrained();
   if (plan ? said : retiring.size === 0) {
     clearInterval(timer);
-    timer = null;
+    timer = undefined;
     seen = new WeakMap();
   }
 });
@@ -257,15 +224,20 @@ function quietFor(what, bytes, time) {
   return 0;
 }
 
-const lookAt = quietly((socket, quiet, idle, time) => {
-  const fresh = socket.bytesRead === 0;
-  if (!raw.has(socket) && !socket.parser) {
-    if (plan) closeWebSocket(socket, time);
+const lookAt = quietly((connection, quiet, idle, time) => {
+  if (isSession(connection)) {
+    if (!connection.closed && quietFor(connection, 0, time) >= quiet) connection.close();
     return;
   }
-  const quietNow = fresh || (!raw.has(socket) && !socket._httpMessage && idle.has(socket.parser));
-  if (!quietNow) seen.delete(socket);
-  else if (quietFor(socket, socket.bytesRead, time) >= quiet) socket.destroySoon();
+  const below = isTls(connection.server) && !connection.encrypted;
+  if (!below && !connection.parser) {
+    if (plan) closeWebSocket(connection, time);
+    return;
+  }
+  const bytes = connection.bytesRead;
+  const isQuiet = bytes === 0 || (!below && !connection._httpMessage && idle.has(connection.parser));
+  if (!isQuiet) seen.delete(connection);
+  else if (quietFor(connection, bytes, time) >= quiet) connection.destroySoon();
 });
 
 /**
@@ -273,8 +245,7 @@ const lookAt = quietly((socket, quiet, idle, time) => {
  * of an unknown program (a proxy that pipes) could be within another frame. The rest is left to the app.
  */
 function closeWebSocket(socket, time) {
-  const key = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === 'websocket');
-  const webSocket = key && socket[key];
+  const webSocket = bySymbol(socket, 'websocket');
   if (!webSocket || typeof webSocket.close !== 'function') return;
   const state = seen.get(socket) || {};
   if (state.asked !== plan) {
@@ -290,26 +261,22 @@ function closeWebSocket(socket, time) {
 }
 
 function reportDrained() {
-  for (const server of live()) {
-    if (server._connections || (server._handle && !server._handle.appCluster)) return;
-  }
-  for (const socket of sockets) if (!socket.destroyed && retiring.has(socket.server)) return;
+  for (const server of live()) if (server._connections || (server._handle && !server._handle.appCluster)) return;
+  for (const connection of open) if (!connection.destroyed && retiring.has(serverOf(connection))) return;
   if (!said) say('drained');
   said = true;
 }
 
 /** May this response be the last of its connection? */
-function endsConnection(response) {
-  const { req } = response;
-  const socket = req && req.socket;
-  if (!socket || !retiring.has(socket.server) || response.statusCode < 200) return false;
+const endsConnection = quietly(({ req, statusCode }) => {
+  const { socket, headers, complete } = req;
+  if (!socket || !retiring.has(socket.server) || statusCode < 200) return false;
   // Pipelined: another request has been read already.
   const newest = socket.parser && socket.parser.incoming;
   if (newest && newest !== req) return false;
   // Closed while its body still comes, the client could get a reset instead of the response.
-  const { headers } = req;
-  return req.complete || !(headers['transfer-encoding'] || headers['content-length'] > 0);
-}
+  return complete || !(headers['transfer-encoding'] || headers['content-length'] > 0);
+});
 
 function storeHeader(original) {
   return function _storeHeader(firstLine, headers) {
@@ -335,22 +302,18 @@ function close(original) {
   };
 }
 
-function closeIdleConnections(original) {
-  return function closeIdleConnections() {
-    if (!retiring.has(this)) return original.call(this);
-  };
-}
+const closeIdleConnections = (original) => function closeIdleConnections() {
+  if (!retiring.has(this)) original.call(this);
+};
 
 function listen(original) {
   return function listen(...args) {
-    hold();
+    watch(this);
     if (plan === null || this._handle) {
-      const result = original.apply(this, args);
-      watch(this);
-      return result;
+      if (plan === null) retiring.delete(this);
+      return original.apply(this, args);
     }
     // Nothing new is to come to a process that ends, but its start may wait for this server.
-    watch(this);
     const done = args[args.length - 1];
     if (typeof done === 'function') this.once('listening', done);
     const [{ port = 0, host = '::' }] = require('net')._normalizeArgs(args);
@@ -360,29 +323,26 @@ function listen(original) {
   };
 }
 
-function retireListening(server) {
-  // Asked for before the drain, answered after it.
-  if (!server._handle) server.once('listening', () => quietly(stopListening)(server));
-  stopListening(server);
-  retire(server, plan.quiet);
-}
-
-// ---- messages
-
 function drain({ quiet, within, hurry }) {
   const number = (value, otherwise) => (Number.isFinite(value) && value >= 0 ? value : otherwise);
-  within = number(within, 30000);
   const first = plan === null;
-  plan = { quiet: number(quiet, QUIET), within, spread: hurry ? Math.min(1000, within / 4) : within / 2, since: now() };
-  // What ends now does so by request: a lost channel is no reason to exit at once.
-  require('cluster').worker.exitedAfterDisconnect = true;
-  if (first) process.channel.refCounted();
+  plan = { quiet: number(quiet, QUIET), within: number(within, 30000), since: performance.now() };
+  plan.spread = hurry ? Math.min(1000, plan.within / 4) : plan.within / 2;
   const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
   if (first) for (const name of signals) process.once(name, () => heard.add(name));
   say('draining', { signals });
-  for (const server of live()) retireListening(server);
+  const end = quietly((server) => { stopListening(server); retire(server, plan.quiet); });
+  for (const server of live()) {
+    // Asked for before the drain, and perhaps answered after it.
+    if (!server._handle) server.once('listening', () => end(server));
+    end(server);
+  }
   setImmediate(look);
-  lookOften(25);
+  lookOften(plan.quiet);
+  // What ends now does so by request: a lost channel is no reason to exit at once.
+  const { worker } = require('cluster');
+  if (worker) worker.exitedAfterDisconnect = true;
+  if (first) process.channel.refCounted();
 }
 
 /** `after`: the signal, or 'message', that the app was told to end with. Its clean-up may close servers later. */
@@ -396,7 +356,8 @@ function release({ after }) {
     setTimeout(letGo, LATE).unref();
   } else {
     // The app does not know yet that these are closed.
-    for (const server of live()) if (server._handle && server._handle.appCluster) server.close();
+    const { close: end } = require('net').Server.prototype;
+    for (const server of live()) if (server._handle && server._handle.appCluster) end.call(server);
     letGo();
   }
 }
@@ -405,8 +366,8 @@ function vitals() {
   const total = performance.eventLoopUtilization();
   const since = utilization ? performance.eventLoopUtilization(total, utilization) : total;
   utilization = total;
-  const { heapUsed, rss } = process.memoryUsage();
-  say('vitals', { utilization: Math.min(Math.max(since.utilization || 0, 0), 1), heap: heapUsed, rss });
+  const { heapUsed: heap, rss } = process.memoryUsage();
+  say('vitals', { utilization: Math.min(Math.max(since.utilization || 0, 0), 1), heap, rss });
 }
 
 const ACTS = { drain, release, vitals };
@@ -417,6 +378,7 @@ const onMessage = quietly((message) => {
 
 function install() {
   send = process.send;
+  ({ performance } = require('perf_hooks'));
   replace(require('net').Server.prototype, 'listen', listen);
   process.on('internalMessage', onMessage);
   say('hello', { version: 1, node: process.version, pid: process.pid });
