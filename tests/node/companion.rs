@@ -45,7 +45,7 @@ fn stats(dev: &Dev) -> Value {
 }
 
 fn example(node: &Node) -> Result<(), String> {
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/companion");
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/node/companion");
     let text = std::fs::read_to_string(files.join("app-cluster.toml")).expect("the example");
     let text = text.replace("/srv/companion", "[HOME]");
     let text = text.replace("\"node\"", &format!("{:?}", word(node)));

@@ -7,6 +7,8 @@
 //! path of the data unless connections are dealt.
 
 mod deal;
+mod explain;
+mod extras;
 pub mod learn;
 mod liveness;
 mod places;
@@ -25,7 +27,8 @@ use crate::core::{Event, Notification, SlotId, Time, WorkerId};
 use crate::protocol::node::channel::{Channel, Received};
 use crate::protocol::node::message::{Incoming, Outgoing, Preload, Query, parse};
 use deal::{Dealer, Flight};
-use places::{Extra, Place};
+use extras::Extra;
+use places::Place;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -212,16 +215,7 @@ impl Engine {
         }
         talk.interest = wanted;
         if wanted == Interest::Room {
-            talk.clogged += 1;
-            let count = talk.clogged;
-            // It may go on like that for ever.
-            if count.is_power_of_two() {
-                let text = format!(
-                    "its channel is full: it does not read what it is sent, and is not heard \
-                     until it does ({count} so far)"
-                );
-                self.about(worker, Level::Warning, &text);
-            }
+            self.tell_that_it_does_not_read(worker);
         }
     }
 
@@ -255,52 +249,6 @@ impl Engine {
             }
         }
         self.watch_channel(worker);
-    }
-
-    /// A line that makes no sense. Told the first time, and whenever there are twice as many.
-    fn misheard(&mut self, worker: WorkerId, why: &str, line: &[u8]) {
-        let Some(talk) = self.talk(worker) else {
-            return;
-        };
-        talk.wrong += 1;
-        let count = talk.wrong;
-        if !count.is_power_of_two() {
-            return;
-        }
-        let text = String::from_utf8_lossy(&line[..line.len().min(4 * SHOWN)]);
-        let shown: String = text.escape_debug().take(SHOWN).collect();
-        let shown = if shown.is_empty() {
-            shown
-        } else {
-            format!(": {shown}")
-        };
-        let text = format!("a line on its channel was dropped, {why}{shown} ({count} so far)");
-        self.about(worker, Level::Warning, &text);
-    }
-
-    /// Logs something about a worker.
-    fn about(&mut self, worker: WorkerId, level: Level, text: &str) {
-        let (slot, generation) = match self.core.worker(worker) {
-            Some(known) => (known.slot, Some(known.generation)),
-            None => (SlotId(0), None),
-        };
-        let pid = self.held.get(&worker).map(|h| h.process.pid);
-        let message = format!("slot {slot}: worker {}: {text}", pid.unwrap_or_default());
-        let mut record = Record::plain(level, message);
-        record.worker = Some(worker);
-        record.slot = Some(slot);
-        record.generation = generation;
-        record.pid = pid;
-        record.cgroup = self.cgroup_name(Some(worker));
-        self.log(record);
-    }
-
-    /// The same, but only once for each text.
-    fn about_once(&mut self, worker: WorkerId, level: Level, text: &str) {
-        if self.node.told.len() < MAX_SERVERS && !self.node.told.iter().any(|t| t == text) {
-            self.node.told.push(text.to_owned());
-            self.about(worker, level, text);
-        }
     }
 
     fn heard(&mut self, worker: WorkerId, message: Incoming) {
@@ -342,6 +290,7 @@ impl Engine {
             Preload::Vitals { utilization, heap } => talk.vitals.told(utilization, heap),
             Preload::Draining { signals } => talk.stop.signals = signals,
             Preload::Drained => self.drained(worker),
+            Preload::Alone { port, option } => self.listens_alone(worker, port, option),
         }
     }
 

@@ -177,7 +177,6 @@ impl Engine {
         if disconnects {
             self.disconnect(worker);
         }
-        self.drop_extras();
         self.steering.outdate();
     }
 

@@ -107,6 +107,13 @@ pub enum Preload {
     },
     /// No connection is left.
     Drained,
+    /// A server opens its port by itself.
+    Alone {
+        /// The port.
+        port: u16,
+        /// The option of `listen()` that says so.
+        option: &'static str,
+    },
     /// Figures of the event loop.
     Vitals {
         /// Share of the time that the event loop was busy, 0 to 1.
@@ -135,6 +142,7 @@ struct Raw {
     writable_all: Option<bool>,
     node: Option<String>,
     signals: Option<Vec<String>>,
+    option: Option<String>,
     utilization: Option<f64>,
     heap: Option<u64>,
 }
@@ -231,6 +239,16 @@ fn preload(raw: Raw) -> Incoming {
             signals: raw.signals.unwrap_or_default(),
         }),
         Some("drained") => Incoming::Preload(Preload::Drained),
+        Some("alone") => match raw.port.and_then(|port| u16::try_from(port).ok()) {
+            Some(port) => Incoming::Preload(Preload::Alone {
+                port,
+                option: match raw.option.as_deref() {
+                    Some("reusePort") => "reusePort",
+                    _ => "exclusive",
+                },
+            }),
+            None => Incoming::Other,
+        },
         Some("vitals") => Incoming::Preload(Preload::Vitals {
             utilization: raw.utilization.unwrap_or(0.0).clamp(0.0, 1.0),
             heap: raw.heap.unwrap_or(0),
