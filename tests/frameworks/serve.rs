@@ -62,6 +62,26 @@ pub const LONG: &[Row] = &[
     ("typescript_by_npm_start", |node| {
         prove(node, "tsx", &["npm", "start"], Hook::Own)
     }),
+    ("typescript_by_import", |node| {
+        let command = ["node", "--import", "tsx", "server.ts"];
+        prove(node, "tsx", &command, Hook::Own)
+    }),
+    ("pnpm_start", |node| {
+        prove(
+            node,
+            "managers",
+            &["./node_modules/.bin/pnpm", "start"],
+            Hook::Own,
+        )
+    }),
+    ("yarn_start", |node| {
+        prove(
+            node,
+            "managers",
+            &["./node_modules/.bin/yarn", "start"],
+            Hook::Own,
+        )
+    }),
 ];
 
 /// Whether the app writes down that it cleaned up.
