@@ -183,7 +183,7 @@ impl Engine {
                     Ok(message) => self.companion_said(message),
                     Err(why) => self.companion_was_wrong(&why, &line),
                 },
-                Received::TooLong(length) => {
+                Received::TooLong { length, .. } => {
                     self.companion_was_wrong(&format!("it is {length} bytes long"), b"");
                 }
                 Received::End(_) => {

@@ -112,8 +112,12 @@ pub fn first_query(
             tv_sec: left.as_secs() as i64,
             tv_nsec: i64::from(left.subsec_nanos()),
         };
+        let waits_for = match talk.channel().has_ended() {
+            true => PollFlags::empty(),
+            false => PollFlags::IN,
+        };
         let mut watched = [
-            PollFd::new(talk.channel(), PollFlags::IN),
+            PollFd::new(talk.channel(), waits_for),
             PollFd::new(&process.pidfd, PollFlags::IN),
             PollFd::new(interrupts, PollFlags::IN),
         ];
