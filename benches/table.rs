@@ -6,6 +6,7 @@
 
 #[path = "../tests/support/load.rs"]
 mod load;
+mod node;
 
 use load::{Kind, Load, LoadSpec};
 use std::fs;
@@ -25,12 +26,18 @@ fn main() {
         return;
     }
     let mut table = Table::default();
+    // `cargo bench --bench table -- node`: this part alone.
+    if std::env::args().any(|a| a == "node") {
+        node::measure(&mut table);
+        return table.print();
+    }
     start_times(&mut table);
     crash_times(&mut table);
     generator_time(&mut table);
     memory(&mut table);
     idle(&mut table);
     throughput(&mut table);
+    node::measure(&mut table);
     table.print();
 }
 
@@ -51,7 +58,7 @@ impl Table {
     }
 }
 
-/// A supervisor of `hello` workers without systemd, in a directory of its own.
+/// A supervisor without systemd, in a directory of its own.
 struct Supervisor {
     child: Child,
     directory: PathBuf,
@@ -61,6 +68,16 @@ struct Supervisor {
 
 impl Supervisor {
     fn start(workers: usize) -> Supervisor {
+        Supervisor::of(|address| {
+            format!(
+                "command = [{BINARY:?}, \"hello\"]\nworkers = {workers}\n\
+                 listen = [\"{address}\"]\n"
+            )
+        })
+    }
+
+    /// With this configuration, which is told the address.
+    fn of(text: impl FnOnce(SocketAddr) -> String) -> Supervisor {
         let directory = std::env::temp_dir().join(format!(
             "app-cluster-bench-{}-{:?}",
             std::process::id(),
@@ -70,10 +87,7 @@ impl Supervisor {
         fs::create_dir_all(&directory).expect("a directory");
         let address = free_address();
         let config = directory.join("bench.toml");
-        let text = format!(
-            "command = [{BINARY:?}, \"hello\"]\nworkers = {workers}\nlisten = [\"{address}\"]\n"
-        );
-        fs::write(&config, text).expect("a configuration");
+        fs::write(&config, text(address)).expect("a configuration");
         let began = Instant::now();
         let child = Command::new(BINARY)
             .args(["run", "bench", "--config"])

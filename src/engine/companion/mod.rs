@@ -152,9 +152,13 @@ impl Engine {
         let Some(running) = &mut self.companion.running else {
             return;
         };
-        let wanted = match running.channel.wants_to_send() {
-            true => Interest::Both,
-            false => Interest::Connection,
+        let wanted = match (
+            running.channel.is_clogged(),
+            running.channel.wants_to_send(),
+        ) {
+            (true, _) => Interest::Room,
+            (false, true) => Interest::Both,
+            (false, false) => Interest::Connection,
         };
         if wanted != running.interest && !running.channel.has_ended() {
             let token = Token::CompanionChannel;
@@ -169,7 +173,13 @@ impl Engine {
         let Some(running) = &mut self.companion.running else {
             return;
         };
-        for one in running.channel.receive() {
+        running.channel.flush();
+        let received = match running.channel.is_clogged() {
+            // It does not read the answers that it is owed: it is not heard until it does.
+            true => Vec::new(),
+            false => running.channel.receive(),
+        };
+        for one in received {
             match one {
                 Received::Line(line) => match parse(&line) {
                     Ok(message) => self.companion_said(message),

@@ -8,7 +8,7 @@
 //! is kept until it has answered. What nobody can take waits in the kernel.
 
 use super::super::poller::Interest;
-use super::{Engine, Outgoing, Sent, now};
+use super::{Engine, Outgoing, Sent, Server, now};
 use crate::config::Spread;
 use crate::core::{Time, WorkerId, WorkerState};
 use rustix::io::Errno;
@@ -59,11 +59,21 @@ pub struct Dealer {
     waiting: VecDeque<Parcel>,
     /// Who got the last one.
     last: Option<WorkerId>,
+    /// Somebody may take one now who did not before.
+    due: bool,
 }
 
 impl Engine {
+    /// Hands over what waits if workers have answered: once for all answers of a turn.
+    pub(super) fn deal_if_due(&mut self) {
+        if self.node.dealer.due {
+            self.deal();
+        }
+    }
+
     /// Hands over what waits, as far as somebody takes it.
     pub(in super::super) fn deal(&mut self) {
+        self.node.dealer.due = false;
         self.end_rests();
         for _ in 0..self.node.dealer.waiting.len() {
             let Some(parcel) = self.node.dealer.waiting.pop_front() else {
@@ -140,7 +150,8 @@ impl Engine {
 
     fn give(&mut self, worker: WorkerId, parcel: Parcel) {
         let now = now();
-        let Some(key) = self.key_for(worker, parcel.listener) else {
+        let server = self.server_for(worker, parcel.listener);
+        let Some(key) = server.map(|server| server.key.clone()) else {
             self.node.dealer.waiting.push_back(parcel);
             return;
         };
@@ -155,15 +166,14 @@ impl Engine {
 
     /// The server of a worker that connections of `listener` are for. Those to the address of a
     /// slot are for the first listener, unless the app listens there itself.
-    fn key_for(&self, worker: WorkerId, listener: usize) -> Option<String> {
+    fn server_for(&self, worker: WorkerId, listener: usize) -> Option<&Server> {
         let talk = self.held.get(&worker)?.talk.as_ref()?;
         let own = talk.server_for(listener);
-        let server = match self.listeners.get(listener)?.per_slot {
+        match self.listeners.get(listener)?.per_slot {
             true if own.is_some() => None,
             true => (0..self.listeners.len()).find_map(|n| talk.server_for(n)),
             false => own,
-        };
-        server.map(|server| server.key.clone())
+        }
     }
 
     /// Who is to get the next connection: of those with the fewest on their way, the one after
@@ -181,7 +191,7 @@ impl Engine {
                 && !talk.channel.is_clogged()
                 && talk.rests_until.is_none()
                 && (!per_slot || known.slot.0 as usize == line)
-                && self.key_for(*worker, listener).is_some();
+                && self.server_for(*worker, listener).is_some();
             let since = talk.flights.values().filter_map(Flight::since);
             let flights = since.clone().count();
             let quick = since.min().is_none_or(|at| now.since(at) <= QUICK);
@@ -216,7 +226,7 @@ impl Engine {
         if !self.steering.is_idle() {
             self.steering.outdate();
         }
-        self.deal();
+        self.node.dealer.due = true;
     }
 
     /// A worker is gone, or cannot be reached: what it has certainly not seen goes to others.

@@ -366,5 +366,6 @@ impl Engine {
             self.look_for_blocked();
             self.deal();
         }
+        self.deal_if_due();
     }
 }

@@ -21,7 +21,9 @@ use std::sync::Arc;
 pub const MAX_LINE: usize = 1024 * 1024;
 /// So much may wait to be sent, in bytes, before messages of users are refused.
 pub const MAX_WAITING: usize = 1024 * 1024;
-/// Bytes read at once, and how often in one turn of the loop.
+/// Bytes read at once, and how often in one turn of the loop. The first time less: most of what
+/// is said is short, and room costs time, since it is filled with zeros.
+const FIRST_PIECE: usize = 4 * 1024;
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 4;
 /// Descriptors that a worker may have sent ahead of the line that names them.
@@ -123,31 +125,37 @@ impl Channel {
     /// What has arrived, a bounded amount of it. To be called when it is readable.
     pub fn receive(&mut self) -> Vec<Received> {
         let mut all = Vec::new();
+        let mut room = FIRST_PIECE;
         for _ in 0..PIECES {
             if self.ended {
                 break;
             }
-            match self.receive_piece() {
+            match self.receive_piece(room) {
                 Ok(Some(0)) | Err(_) => {
                     self.ended = true;
                     let left = self.partial.len() + self.dropping.unwrap_or(0);
                     self.partial = Vec::new();
                     all.push(Received::End(left));
                 }
-                Ok(Some(_)) => self.split(&mut all),
+                Ok(Some(count)) => {
+                    if count == room {
+                        room = PIECE;
+                    }
+                    self.split(&mut all);
+                }
                 Ok(None) => break,
             }
         }
         all
     }
 
-    /// Reads once; `None`: there is nothing.
-    fn receive_piece(&mut self) -> Result<Option<usize>, Errno> {
+    /// Reads at most `room` bytes once; `None`: there is nothing.
+    fn receive_piece(&mut self, room: usize) -> Result<Option<usize>, Errno> {
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let length = self.partial.len();
-        self.partial.resize(length + PIECE, 0);
+        self.partial.resize(length + room, 0);
         let mut parts = [IoSliceMut::new(&mut self.partial[length..])];
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let received = recvmsg(&self.socket, &mut parts, &mut control, flags);

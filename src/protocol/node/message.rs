@@ -159,6 +159,9 @@ pub fn parse(line: &[u8]) -> Result<Incoming, String> {
         let _: IgnoredAny = serde_json::from_str(text).map_err(wrong)?;
         return Ok(Incoming::User(text.trim().to_owned()));
     }
+    if let Some(frequent) = frequent(text) {
+        return Ok(frequent);
+    }
     let value: Value = serde_json::from_str(text).map_err(wrong)?;
     let command = value.get("cmd").and_then(Value::as_str).unwrap_or("");
     match command {
@@ -169,6 +172,27 @@ pub fn parse(line: &[u8]) -> Result<Incoming, String> {
         "NODE_APP_CLUSTER" => Ok(preload(raw(value)?)),
         internal if internal.starts_with("NODE_") => Ok(Incoming::Other),
         _ => Ok(Incoming::User(text.trim().to_owned())),
+    }
+}
+
+/// What matters of the two lines that each connection brings.
+#[derive(Deserialize)]
+struct Frequent<'a> {
+    cmd: &'a str,
+    act: Option<IgnoredAny>,
+    ack: Option<u64>,
+    accepted: Option<bool>,
+}
+
+/// These two, without a detour: they come for each connection that is dealt.
+fn frequent(text: &str) -> Option<Incoming> {
+    let line: Frequent = serde_json::from_str(text).ok()?;
+    match (line.cmd, line.act, line.ack, line.accepted) {
+        ("NODE_HANDLE_ACK", ..) => Some(Incoming::HandleAck),
+        ("NODE_CLUSTER", None, Some(ack), Some(accepted)) => {
+            Some(Incoming::Accepted { ack, accepted })
+        }
+        _ => None,
     }
 }
 
@@ -370,6 +394,7 @@ impl Outgoing {
     pub fn line(&self, seq: u64) -> Vec<u8> {
         let mut text = match self {
             Outgoing::User(json) => json.clone(),
+            Outgoing::Connection { key } => connection(key, seq),
             _ => self.value(seq).to_string(),
         };
         text.push('\n');
@@ -413,9 +438,6 @@ impl Outgoing {
                 "cmd": "NODE_CLUSTER", "errno": -errno, "key": key, "ack": ack, "data": null,
                 "seq": seq,
             }),
-            Outgoing::Connection { key } => with_handle(json!({
-                "cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq,
-            })),
             Outgoing::Disconnect => {
                 json!({ "cmd": "NODE_CLUSTER", "act": "disconnect", "seq": seq })
             }
@@ -436,9 +458,17 @@ impl Outgoing {
                 "cmd": "NODE_APP_CLUSTER", "act": "release", "after": after,
             }),
             Outgoing::Vitals => json!({ "cmd": "NODE_APP_CLUSTER", "act": "vitals" }),
-            Outgoing::User(_) => Value::Null,
+            Outgoing::User(_) | Outgoing::Connection { .. } => Value::Null,
         }
     }
+}
+
+/// [`Outgoing::Connection`], written out: it is sent for each connection that is dealt.
+fn connection(key: &str, seq: u64) -> String {
+    let key = serde_json::to_string(key).unwrap_or_default();
+    format!(
+        r#"{{"cmd":"NODE_HANDLE","type":"net.Native","msg":{{"cmd":"NODE_CLUSTER","act":"newconn","key":{key},"seq":{seq}}}}}"#
+    )
 }
 
 /// The envelope of a message that comes with a socket.
@@ -486,6 +516,34 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()).as_ref(), Ok(&meant), "{line}");
         }
+    }
+
+    #[test]
+    fn the_short_way_says_nothing_else_than_the_long_one() {
+        let accepted = Incoming::Accepted {
+            ack: 8,
+            accepted: true,
+        };
+        for (line, meant) in [
+            (
+                r#"{"accepted":true,"more":[{}],"ack":8,"cmd":"NODE_CLUSTER","act":null}"#,
+                accepted,
+            ),
+            // A message of the app may look alike.
+            (
+                r#"{"cmd":"x","key":"NODE_","ack":8,"accepted":true}"#,
+                Incoming::User(r#"{"cmd":"x","key":"NODE_","ack":8,"accepted":true}"#.to_owned()),
+            ),
+            (
+                r#"{"cmd":"NODE_CLUSTER","act":"online","ack":8,"accepted":true}"#,
+                Incoming::Online,
+            ),
+            (r#"{"cmd":"NODE_CLUSTER","ack":8}"#, Incoming::Other),
+            (r#"{"cmd":"NODE_HANDLE_\u0041CK"}"#, Incoming::HandleAck),
+        ] {
+            assert_eq!(parse(line.as_bytes()), Ok(meant), "{line}");
+        }
+        assert!(parse(br#"{"cmd":"NODE_HANDLE_ACK"} x"#).is_err());
     }
 
     #[test]
@@ -554,6 +612,13 @@ mod tests {
             "cmd": "NODE_CLUSTER", "errno": 0, "key": key, "ack": 1,
             "data": { "ticketKeys": "00" }, "seq": 7 } });
         assert_eq!(said(shared), expected);
+        let awkward = "/run/\"x\"\n".to_owned();
+        let connection = Outgoing::Connection {
+            key: awkward.clone(),
+        };
+        let expected = json!({ "cmd": "NODE_HANDLE", "type": "net.Native", "msg": {
+            "cmd": "NODE_CLUSTER", "act": "newconn", "key": awkward, "seq": 7 } });
+        assert_eq!(said(connection), expected);
         let refused = Outgoing::Refused {
             key: key.clone(),
             ack: 2,
