@@ -173,7 +173,7 @@ impl Engine {
             since,
             stop: Stop::No,
             rules: self.companion_rules(generation),
-            _tail: tail,
+            tail,
         })
     }
 
@@ -270,6 +270,7 @@ impl Engine {
                 self.poller.remove(&running.channel);
             }
             self.companion.lost += u64::from(running.channel.wants_to_send());
+            self.companion.last_tail = running.tail;
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove(COMPANION);

@@ -33,6 +33,8 @@ pub struct Companion {
     failures: u32,
     restarts: u64,
     last_exit: Option<String>,
+    /// The output of the last one that has ended (foreground only).
+    pub last_tail: Option<Tail>,
     lost: u64,
     undelivered: u64,
     wrong: u64,
@@ -51,7 +53,7 @@ struct Running {
     since: Time,
     stop: Stop,
     rules: Rules,
-    _tail: Option<Tail>,
+    tail: Option<Tail>,
 }
 
 /// How far its end has come.
