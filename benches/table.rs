@@ -61,7 +61,7 @@ impl Table {
 /// A supervisor without systemd, in a directory of its own.
 struct Supervisor {
     child: Child,
-    directory: PathBuf,
+    directory: tempfile::TempDir,
     address: SocketAddr,
     began: Instant,
 }
@@ -78,13 +78,8 @@ impl Supervisor {
 
     /// With this configuration, which is told the address.
     fn of(text: impl FnOnce(SocketAddr) -> String) -> Supervisor {
-        let directory = std::env::temp_dir().join(format!(
-            "app-cluster-bench-{}-{:?}",
-            std::process::id(),
-            Instant::now()
-        ));
-        let directory = PathBuf::from(directory.display().to_string().replace(' ', ""));
-        fs::create_dir_all(&directory).expect("a directory");
+        let home = tempfile::tempdir().expect("a directory");
+        let directory = home.path();
         let address = free_address();
         let config = directory.join("bench.toml");
         fs::write(&config, text(address)).expect("a configuration");
@@ -92,14 +87,14 @@ impl Supervisor {
         let child = Command::new(BINARY)
             .args(["run", "bench", "--config"])
             .arg(&config)
-            .env("RUNTIME_DIRECTORY", &directory)
+            .env("RUNTIME_DIRECTORY", directory)
             .stderr(fs::File::create(directory.join("log")).expect("a log"))
             .stdin(Stdio::null())
             .spawn()
             .expect("a supervisor");
         Supervisor {
             child,
-            directory,
+            directory: home,
             address,
             began,
         }
@@ -116,11 +111,15 @@ impl Supervisor {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     fn wait_ready(&self, workers: usize) -> Duration {
-        until(|| self.log().matches("is ready").count() >= workers);
+        until(|| {
+            let log = self.log();
+            assert!(!log.contains("error:"), "{log}");
+            log.matches("is ready").count() >= workers
+        });
         self.began.elapsed()
     }
 }
@@ -137,7 +136,6 @@ impl Drop for Supervisor {
             }
             std::thread::yield_now();
         }
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
