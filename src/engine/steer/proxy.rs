@@ -145,11 +145,11 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let connect = |_| std::net::TcpStream::connect(address).unwrap();
         let _open: Vec<_> = (0..30).map(connect).collect();
-        let found = clients(&[address.port()], usize::MAX);
-        assert_eq!(
-            found.into_iter().collect::<Vec<_>>(),
-            [("127.0.0.1".to_owned(), 30)]
-        );
+        // The kernel lets lines out or shows them twice where connections come and go by the
+        // thousand, as beside a load test.
+        let expected = BTreeMap::from([("127.0.0.1".to_owned(), 30)]);
+        let mut looks = (0..100).map(|_| clients(&[address.port()], usize::MAX));
+        assert!(looks.any(|found| found == expected));
     }
 
     #[test]
