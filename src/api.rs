@@ -4,7 +4,8 @@
 //! Framing and introspection are Varlink's (varlink.org): a JSON object and a NUL
 //! byte, over a stream socket. The interface is described in [`DESCRIPTION`].
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 /// The interface's name.
 pub const INTERFACE: &str = "org.appcluster.Cluster1";
@@ -39,6 +40,8 @@ pub struct Status {
     pub rollout: Option<RolloutStatus>,
     /// Why the service is degraded.
     pub degraded: Option<String>,
+    /// The process that gets the workers' messages.
+    pub companion: Option<CompanionStatus>,
     /// Things that were refused or could not be said, since the start.
     pub counters: Counters,
 }
@@ -81,7 +84,8 @@ pub struct SlotStatus {
     pub worker: Option<u64>,
     /// Its process id.
     pub pid: Option<i32>,
-    /// A worker's state, or `backoff`, `failed`, `stopped`, `empty`.
+    /// A worker's state (`blocked`: ready, but its event loop does not turn), or `backoff`,
+    /// `failed`, `stopped`, `empty`.
     pub state: String,
     /// The worker's generation.
     pub generation: Option<u64>,
@@ -97,8 +101,45 @@ pub struct SlotStatus {
     pub last_exit: Option<String>,
     /// What the worker last said of itself.
     pub status: Option<String>,
+    /// Of a Node worker: how its event loop is.
+    pub event_loop: Option<EventLoop>,
     /// Other workers of the slot: starting beside the one that serves, draining, stopping.
     pub draining: Vec<OtherWorker>,
+}
+
+/// Figures of an event loop, as it last told them. It is asked whenever the status is asked
+/// for, but not waited for: the next status has the answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EventLoop {
+    /// How long it took to answer, in milliseconds.
+    pub lag_ms: Option<f64>,
+    /// Share of the time that it was busy, from 0 to 1, between the last two questions.
+    pub utilization: Option<f64>,
+    /// Bytes used of the JavaScript heap.
+    pub heap: Option<u64>,
+}
+
+/// The process that gets the workers' messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompanionStatus {
+    /// `running`, `stopping` or `backoff`.
+    pub state: String,
+    /// Its process id.
+    pub pid: Option<i32>,
+    /// Its generation.
+    pub generation: Option<u64>,
+    /// When it was started (RFC 3339, UTC).
+    pub since: Option<String>,
+    /// How often it was started again because it had ended by itself.
+    pub restarts: u64,
+    /// How it ended last.
+    pub last_exit: Option<String>,
+    /// Messages that wait for it.
+    pub waiting: u64,
+    /// Messages that it did not read in time, and never got.
+    pub lost: u64,
+    /// Messages of its own that did not get to a worker.
+    pub undelivered: u64,
 }
 
 /// A worker that is not the one its slot is served by.
@@ -181,12 +222,55 @@ pub enum Call {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         reset: bool,
     },
+    /// A message to Node workers, which get it by `process.on('message')`.
+    Send {
+        /// The slot; without it, to all workers that serve.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
+        /// Any JSON value.
+        message: Json,
+    },
+    /// The messages that Node workers send (`process.send`) from now on. To be asked for
+    /// `more`: each is a reply of its own.
+    Subscribe {
+        /// Only those of this slot.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<u32>,
+    },
 }
 
-impl Call {
-    /// Whether it only looks.
-    pub fn is_read_only(&self) -> bool {
-        matches!(self, Call::GetStatus {})
+/// A JSON value as text, so that it goes through as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Json(String);
+
+impl Json {
+    /// Takes `text` if it is one.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn parse(text: &str) -> Result<Json, serde_json::Error> {
+        let raw: &RawValue = serde_json::from_str(text)?;
+        Ok(Json(raw.get().to_owned()))
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    /// From what a value has been made of; [`Json::parse`] is for text.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Json, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        Ok(Json(value.to_string()))
     }
 }
 
@@ -267,6 +351,13 @@ pub enum Error {
         /// Its unit.
         unit: String,
     },
+    /// A message did not get to every worker that it was for.
+    NotDelivered {
+        /// One sentence for people.
+        message: String,
+        /// How many got it.
+        workers: u32,
+    },
     /// The caller may not do that.
     NotAuthorized {
         /// One sentence for people.
@@ -285,6 +376,7 @@ impl Error {
             | Error::InProgress { message }
             | Error::InvalidParameter { message }
             | Error::ManagedBySystemd { message, .. }
+            | Error::NotDelivered { message, .. }
             | Error::NotAuthorized { message } => message,
         }
     }

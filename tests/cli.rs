@@ -58,7 +58,7 @@ fn help() {
     reviewed("help", &run(&["--help"]));
     for verb in [
         "dev", "run", "hello", "status", "start", "reload", "restart", "stop", "delete", "enable",
-        "disable", "scale", "logs", "check",
+        "disable", "scale", "logs", "send", "messages", "check",
     ] {
         reviewed(&format!("help_{verb}"), &run(&[verb, "--help"]));
     }
@@ -90,6 +90,9 @@ fn usage_errors() {
         &["dev", "-l", "3000", "-l", "3000"],
         &["dev", "-c", "a.toml", "--", "true"],
         &["exec-worker"],
+        &["send", "web"],
+        &["send", "web", "{op:1}"],
+        &["send", "web", "reload"],
     ]);
     reviewed("usage_errors", &all);
     assert!(run(&[]).starts_with("exit status 2\n"));
@@ -103,6 +106,8 @@ fn bad_names() {
         &["reload", "web[1]"],
         &["restart", "web[x]"],
         &["restart", "web[1"],
+        &["send", "web[x]", "1"],
+        &["messages", "../x"],
         &["run", "../x"],
         &["dev", "--name", "a b"],
         &["logs", "../x"],
@@ -123,6 +128,8 @@ fn apps_that_do_not_run() {
         &["reload", "nowhere"],
         &["restart", "nowhere[1]"],
         &["stop", "nowhere"],
+        &["send", "nowhere[1]", "1"],
+        &["messages", "nowhere"],
         &["scale", "nowhere", "+1"],
         &["scale", "nowhere", "--reset"],
         &["start", "nowhere"],

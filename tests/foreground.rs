@@ -12,6 +12,8 @@ mod balance;
 mod environment;
 #[path = "foreground/failures.rs"]
 mod failures;
+#[path = "foreground/messages.rs"]
+mod messages;
 #[path = "foreground/readiness.rs"]
 mod readiness;
 #[path = "foreground/serving.rs"]

@@ -19,6 +19,10 @@ mod node_tools;
 mod app;
 #[path = "node/blocked.rs"]
 mod blocked;
+#[path = "node/companion.rs"]
+mod companion;
+#[path = "node/figures.rs"]
+mod figures;
 #[path = "node/hostile.rs"]
 mod hostile;
 #[path = "node/isolation.rs"]
@@ -61,6 +65,8 @@ fn main() -> ExitCode {
         robin::ROWS,
         blocked::ROWS,
         lossless::ROWS,
+        companion::ROWS,
+        figures::ROWS,
     ];
     let rows = suites.concat();
     let mut trials = Vec::new();

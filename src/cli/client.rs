@@ -7,6 +7,8 @@ use crate::engine::runtime_candidates;
 use crate::frontend::varlink;
 use nix::unistd::{Gid, Group};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::io::{self, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -80,13 +82,57 @@ impl Client {
         self.receive(progress)
     }
 
-    fn send(&mut self, call: &Call, more: bool) -> Result<(), CallError> {
-        let mut message = json!(call);
-        let method = message["method"].as_str().unwrap_or_default();
-        message["method"] = json!(format!("{}.{method}", api::INTERFACE));
-        if more {
-            message["more"] = json!(true);
+    /// Calls; each reply ahead of the last is given to `each`, as JSON text. Returns when
+    /// there are no more (`true`), or `each` does not want them.
+    pub fn stream(
+        &mut self,
+        call: &Call,
+        mut each: impl FnMut(&str) -> bool,
+    ) -> Result<bool, CallError> {
+        #[derive(Deserialize)]
+        struct Reply<'a> {
+            #[serde(borrow)]
+            parameters: &'a RawValue,
+            error: Option<String>,
+            #[serde(default)]
+            continues: bool,
         }
+        self.send(call, true)?;
+        loop {
+            let bytes = match varlink::read_bytes(&mut self.reader, varlink::MAX_MESSAGE) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return Err(self.ended()),
+                Err(error) => return Err(self.broken(&error)),
+            };
+            let reply: Reply<'_> = serde_json::from_slice(&bytes)
+                .map_err(|error| self.broken(&io::Error::other(error)))?;
+            if let Some(name) = reply.error {
+                let parameters = serde_json::from_str(reply.parameters.get());
+                return Err(refused(&name, &parameters.unwrap_or_default()));
+            }
+            if !reply.continues {
+                return Ok(true);
+            }
+            if !each(reply.parameters.get()) {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn send(&mut self, call: &Call, more: bool) -> Result<(), CallError> {
+        #[derive(Deserialize, Serialize)]
+        struct Message<'a> {
+            method: String,
+            #[serde(borrow)]
+            parameters: &'a RawValue,
+            #[serde(default)]
+            more: bool,
+        }
+        let text = serde_json::to_string(call).unwrap_or_default();
+        let mut message: Message<'_> =
+            serde_json::from_str(&text).map_err(|e| self.broken(&e.into()))?;
+        message.method = format!("{}.{}", api::INTERFACE, message.method);
+        message.more = more;
         let mut stream = self.reader.get_ref();
         match varlink::write(&mut stream, &message) {
             // Turned away before it was heard; the reason is there to be read.

@@ -13,6 +13,7 @@ mod port;
 mod reload;
 mod run;
 mod scale;
+mod send;
 mod settings;
 mod start;
 mod status;
@@ -213,6 +214,34 @@ enum Verb {
     Scale(scale::Options),
     /// Show what workers wrote, from the journal
     Logs(logs::Options),
+    /// Send a message to Node workers, which get it by `process.on('message')`
+    ///
+    /// To all workers that serve, or to that of one slot.
+    Send {
+        /// The app, or one slot of it: NAME[SLOT]
+        target: Target,
+        /// The message, as JSON; `-` reads it from standard input
+        #[arg(value_name = "JSON", allow_negative_numbers = true)]
+        message: String,
+        /// The answer as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the messages that Node workers send (`process.send`), from now on
+    ///
+    /// One JSON object a line, with the slot and the worker that sent it. They are not kept:
+    /// what was sent before is not shown.
+    Messages {
+        /// The app, or one slot of it: NAME[SLOT]
+        #[arg(default_value = DEFAULT_NAME)]
+        target: Target,
+        /// As always: go on until interrupted
+        #[arg(short, long)]
+        follow: bool,
+        /// As always: one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a configuration file, as a reload would
     Check {
         /// A file, or an app
@@ -265,6 +294,12 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
             scale::main(&options)
         }
         Verb::Logs(options) => logs::main(&options),
+        Verb::Send {
+            target,
+            message,
+            json,
+        } => send::send(&target, &message, json),
+        Verb::Messages { target, .. } => send::messages(&target),
         Verb::Check { what, json, as_is } => check::main(&what, json, as_is),
     }
 }
@@ -275,9 +310,10 @@ fn checked(name: String) -> Result<String, Fail> {
         Err(error) => {
             let fail = Fail::new(Status::Usage, error);
             Err(match name.contains(['[', ':']) {
-                true => {
-                    fail.hint("this is about the whole app; `restart` and `logs` take NAME[SLOT]")
-                }
+                true => fail.hint(
+                    "this is about the whole app; `restart`, `logs`, `send` and `messages` \
+                         take NAME[SLOT]",
+                ),
                 false => fail,
             })
         }

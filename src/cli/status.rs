@@ -3,7 +3,7 @@
 
 use super::Fail;
 use super::client::Client;
-use crate::api::{Call, SlotStatus, Status};
+use crate::api::{Call, CompanionStatus, SlotStatus, Status};
 use crate::engine::Style;
 use serde::Deserialize;
 use std::fmt::Write;
@@ -93,11 +93,38 @@ fn render(status: &Status, colour: bool) -> String {
             ),
         );
     }
+    if let Some(companion) = &status.companion {
+        line("Companion", &about(companion));
+    }
     if let Some(why) = &status.degraded {
         line("Degraded", why);
     }
     format!("{glyph} {}\n{text}\n{}", status.app, table(&status.slots))
 }
+
+/// The companion in one line.
+fn about(companion: &CompanionStatus) -> String {
+    let mut text = companion.state.clone();
+    if let (Some(pid), Some(since)) = (companion.pid, &companion.since) {
+        text += &format!(", pid {pid}, since {since}");
+    }
+    let counts = [
+        (companion.restarts, "restarts"),
+        (companion.waiting, "messages waiting"),
+        (companion.lost, "lost"),
+        (companion.undelivered, "of its own not delivered"),
+    ];
+    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        text += &format!(", {what}: {count}");
+    }
+    if let Some(last) = &companion.last_exit {
+        text += &format!(" (the last one {last})");
+    }
+    text
+}
+
+/// Place of the column that only Node workers have.
+const LAG: usize = 7;
 
 fn table(slots: &[SlotStatus]) -> String {
     let mut rows = vec![
@@ -109,6 +136,7 @@ fn table(slots: &[SlotStatus]) -> String {
             "SINCE",
             "CPU",
             "MEMORY",
+            "LAG",
             "RESTARTS",
             "LAST EXIT",
         ]
@@ -124,6 +152,7 @@ fn table(slots: &[SlotStatus]) -> String {
             slot.since.clone().unwrap_or_else(dash),
             slot.cpu.map_or_else(dash, |c| format!("{c:.1}s")),
             slot.memory.map_or_else(dash, mebibytes),
+            lag(slot).unwrap_or_else(dash),
             slot.restarts.to_string(),
             slot.last_exit.clone().unwrap_or_else(dash),
         ]);
@@ -136,20 +165,29 @@ fn table(slots: &[SlotStatus]) -> String {
                 other.since.clone(),
                 dash(),
                 dash(),
+                dash(),
                 String::new(),
                 String::new(),
             ]);
         }
     }
     let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..9).map(width).collect();
+    let widths: Vec<usize> = (0..10).map(width).collect();
+    let is_node = slots.iter().any(|slot| slot.event_loop.is_some());
     let mut text = String::new();
     for row in &rows {
-        let cells = row.iter().zip(&widths);
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.filter(|(n, _)| is_node || *n != LAG);
+        let cells = cells.map(|(_, cell)| cell);
         let cells: Vec<String> = cells.map(|(cell, w)| format!("{cell:<w$}")).collect();
         let _ = writeln!(text, "  {}", cells.join("  ").trim_end());
     }
     text
+}
+
+fn lag(slot: &SlotStatus) -> Option<String> {
+    let lag = slot.event_loop.as_ref()?.lag_ms?;
+    Some(format!("{lag:.1}ms"))
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -179,6 +217,7 @@ mod tests {
                     "slot": 0, "worker": 9, "pid": 210, "state": "ready", "generation": 8,
                     "since": "2026-11-21T09:02:11Z", "cpu": 1.25, "memory": 106_220_000,
                     "restarts": 2, "last_exit": "was killed by SIGSEGV", "status": "fine",
+                    "event_loop": null,
                     "draining": [{
                         "worker": 3, "pid": 187, "state": "draining", "generation": 7,
                         "since": "2026-11-21T09:02:10Z",
@@ -188,11 +227,13 @@ mod tests {
                     "slot": 1, "worker": null, "pid": null, "state": "backoff",
                     "generation": null, "since": null, "cpu": null, "memory": null,
                     "restarts": 11, "last_exit": "exited with status 1", "status": null,
+                    "event_loop": null,
                     "draining": [],
                 },
             ],
             "rollout": { "to": 8, "stage": "advancing", "done": 1, "of": 2, "failure": null },
             "degraded": "slot 1: exited with status 1",
+            "companion": null,
             "counters": {
                 "notify_refused": 0, "notify_garbage": 0, "log_dropped": 0, "systemd_dropped": 0,
             },
@@ -219,5 +260,30 @@ mod tests {
                 draining  187  7    2026-11-21T09:02:10Z  -     -
           1     backoff   -    -    -                     -     -       11        exited with status 1
         "#);
+    }
+
+    #[test]
+    fn of_node_workers_and_a_companion() {
+        let mut status = example();
+        let figures = json!({ "lag_ms": 0.31, "utilization": 0.02, "heap": 9_000_000 });
+        status.slots[0].event_loop = serde_json::from_value(figures).expect("figures");
+        let companion = json!({
+            "state": "running", "pid": 99, "generation": 7, "since": "2026-11-21T09:02:09Z",
+            "restarts": 1, "last_exit": "exited with status 1", "waiting": 0, "lost": 12,
+            "undelivered": 0,
+        });
+        status.companion = serde_json::from_value(companion).expect("a companion");
+        let text = render(&status, false);
+        let lines: Vec<&str> = text.lines().skip(8).collect();
+        insta::assert_snapshot!(lines.join("\n"), @"
+          Rollout: advancing generation 8: 1/2 slots
+        Companion: running, pid 99, since 2026-11-21T09:02:09Z, restarts: 1, lost: 12 (the last one exited with status 1)
+         Degraded: slot 1: exited with status 1
+
+        SLOT  STATE     PID  GEN  SINCE                 CPU   MEMORY  LAG    RESTARTS  LAST EXIT
+        0     ready     210  8    2026-11-21T09:02:11Z  1.2s  101.3M  0.3ms  2         was killed by SIGSEGV
+              draining  187  7    2026-11-21T09:02:10Z  -     -       -
+        1     backoff   -    -    -                     -     -       -      11        exited with status 1
+        ");
     }
 }

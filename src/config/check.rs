@@ -62,7 +62,10 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
             "leave `crash_window` out for 60s".into(),
         );
     }
-    if let Some(launcher) = launcher(&config.command) {
+    // Where Node's protocol is spoken the preload attaches behind it.
+    if config.runner_by_name().is_none()
+        && let Some(launcher) = launcher(&config.command)
+    {
         warn(
             "command",
             format!("`{launcher}` does not hand the listening socket on to the program it starts"),

@@ -70,6 +70,7 @@ pub const KEYS: &[Key] = &[
     key("blocked_timeout", "\"1s\"", "when a Node worker counts as blocked"),
     key("hung_timeout", "\"30s\"", "when a Node worker is replaced that does not answer"),
     key("node", "{}", "settings of Node's protocol"),
+    key("companion", "", "a process that gets the workers' messages"),
     key("restart", "\"always\"", "when a worker that exited is replaced"),
     key("stop_exit_codes", "[]", "exit codes after which a worker is not replaced"),
     key("backoff_min", "\"100ms\"", "first delay between crashes"),
@@ -85,7 +86,6 @@ pub const KEYS: &[Key] = &[
     not_yet("max_memory", "set MemoryMax= for all workers together with `systemctl edit app-cluster`", "memory of a worker"),
     not_yet("max_lifetime", "a timer can run `systemctl reload app-cluster`", "age at which a worker is replaced"),
     not_yet("cpu_affinity", "set CPUAffinity= for all workers together with `systemctl edit app-cluster`", "CPUs of each worker"),
-    not_yet("companion", "run it as a unit of its own", "a process beside the workers"),
     not_yet("metrics", "`app-cluster status --json` has the numbers", "metrics"),
     not_yet("log", "the workers' output goes to the journal", "logging"),
 ];

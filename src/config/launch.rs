@@ -33,6 +33,7 @@ const PRIVATE: &[&str] = &[
     "NODE_CHANNEL_FD",
     "NODE_UNIQUE_ID",
     "NODE_CHANNEL_SERIALIZATION_MODE",
+    "APP_CLUSTER_COMPANION",
     "APP_CLUSTER_FD",
     "APP_CLUSTER_ID",
 ];
@@ -77,6 +78,8 @@ pub struct Launch {
     pub directory: PathBuf,
     /// Absolute path of the command of `ready = { exec = [...] }`, if there is one.
     pub ready_program: Option<PathBuf>,
+    /// The same of `companion`.
+    pub companion_program: Option<PathBuf>,
     /// What is spoken to in Node's protocol; `None`: LISTEN_FDS and NOTIFY_SOCKET.
     pub runner: Option<Runner>,
     /// The whole environment, but for what is added for each worker.
@@ -129,6 +132,10 @@ impl Launch {
             Ready::Exec(words) => look_up("ready", words),
             _ => None,
         };
+        let companion_program = match &config.companion {
+            Some(companion) => look_up("companion", &companion.command),
+            None => None,
+        };
         let runner = program.as_deref().and_then(|p| config.runner(p));
         if program.is_some()
             && let Some((key, message, hint)) = config.misfit(runner)
@@ -142,6 +149,7 @@ impl Launch {
                 arguments: config.command.clone(),
                 directory: config.directory.clone(),
                 ready_program,
+                companion_program,
                 environment,
             }),
             _ => {

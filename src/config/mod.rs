@@ -8,6 +8,7 @@
 
 mod access;
 mod check;
+mod companion;
 mod cpus;
 mod diagnostic;
 mod envfile;
@@ -18,6 +19,7 @@ mod launch;
 mod lines;
 mod listen;
 mod node;
+mod policy;
 mod read;
 mod slot_listen;
 mod together;
@@ -34,6 +36,7 @@ mod property_tests;
 mod tests;
 
 pub use check::check;
+pub use companion::Companion;
 pub use cpus::Cpus;
 pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
 pub use file::current_directory;
@@ -47,7 +50,7 @@ pub use slot_listen::SlotListen;
 pub use units::{duration, show as show_duration, signal, valid_account, valid_name};
 pub use words::split as split_command;
 
-use crate::core::{OnFailure, Policy, Ready, Restart};
+use crate::core::{OnFailure, Ready, Restart};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -231,6 +234,8 @@ pub struct Config {
     pub hung_timeout: Option<Duration>,
     /// See [`NodeSettings`].
     pub node: NodeSettings,
+    /// See [`Companion`]. Default none.
+    pub companion: Option<Companion>,
     /// See [`Restart`]. Default `always`.
     pub restart: Restart,
     /// Exit codes (0 to 255) after which a worker is not replaced. Default none.
@@ -289,6 +294,7 @@ impl Config {
             blocked_timeout: Some(Duration::from_secs(1)),
             hung_timeout: Some(Duration::from_secs(30)),
             node: NodeSettings::default(),
+            companion: None,
             restart: Restart::Always,
             stop_exit_codes: Vec::new(),
             backoff_min: Duration::from_millis(100),
@@ -361,39 +367,5 @@ impl Config {
             all.push((text, origin));
         }
         Ok(all)
-    }
-
-    /// What the core needs to know, on a machine with `cpus`.
-    pub fn policy(&self, cpus: &Cpus) -> Policy {
-        let mut source = format!("workers = {}", self.workers);
-        if let Some(file) = self.source.drop_in("workers") {
-            source += &format!(" ({file})");
-        }
-        let (workers, workers_source) = match self.workers {
-            Workers::Count(count) => (count, source),
-            Workers::Max => (cpus.count, format!("{source}: {cpus}")),
-            Workers::MaxMinusOne => (cpus.count.saturating_sub(1), format!("{source}: {cpus}")),
-        };
-        Policy {
-            workers: workers.clamp(1, MAX_WORKERS),
-            workers_source,
-            ready: self.ready.clone(),
-            start_timeout: self.start_timeout,
-            drain_timeout: self.drain_timeout,
-            stop_signal: self.stop_signal,
-            drains: false,
-            hung_timeout: self.hung_timeout,
-            restart: self.restart,
-            stop_exit_codes: self.stop_exit_codes.clone(),
-            backoff_min: self.backoff_min,
-            backoff_max: self.backoff_max,
-            crash_budget: self.crash_budget,
-            crash_window: self.crash_window,
-            canary_time: self.canary_time,
-            min_ready_time: self.min_ready_time,
-            batch: self.batch,
-            max_draining: self.max_draining,
-            on_failure: self.on_failure,
-        }
     }
 }

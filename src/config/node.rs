@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which programs are spoken to in Node's protocol, and the settings of that.
 
-use super::toml_reader::{Problem, Read, Value};
-use super::values::{boolean, expected};
-use super::{Balance, Config, Protocol};
+use super::toml_reader::{Problem, Read, Reader, Value};
+use super::values::{boolean, duration, expected, string};
+use super::{Balance, Config, Protocol, companion};
 use crate::core::Ready;
 use serde::{Deserialize, Serialize};
 use std::io::Read as _;
@@ -132,6 +132,7 @@ impl Config {
             None if self.stop_message.is_some() => {
                 ("stop_message", needs("a stop message"), say_so())
             }
+            None if self.companion.is_some() => ("companion", needs("a companion"), say_so()),
             Some(Runner::Deno) if steered => (
                 "balance",
                 "Deno does not accept from a socket that is handed to it".to_owned(),
@@ -159,8 +160,22 @@ impl Config {
     }
 }
 
+/// What only matters to Node workers.
+pub(super) fn take(file: &mut Reader<'_>, config: &mut Config) {
+    file.take("stop_message", &mut config.stop_message, |v| {
+        let text = string(v, "a message, such as \"shutdown\"")?;
+        Ok(Some(serde_json::Value::from(text).to_string()))
+    });
+    let or_never = |v: &Value<'_>| Ok(Some(duration(v)?).filter(|d| !d.is_zero()));
+    file.take("blocked_timeout", &mut config.blocked_timeout, or_never);
+    file.take("hung_timeout", &mut config.hung_timeout, or_never);
+    let before = config.node;
+    file.take("node", &mut config.node, |v| settings(v, before));
+    file.take("companion", &mut config.companion, companion::read);
+}
+
 /// `[node]`, over what was said before.
-pub(super) fn settings(value: &Value<'_>, before: NodeSettings) -> Read<NodeSettings> {
+fn settings(value: &Value<'_>, before: NodeSettings) -> Read<NodeSettings> {
     let Some(table) = value.get_ref().as_table() else {
         return Err(expected(value, "a table, such as { preload = false }").into());
     };

@@ -149,15 +149,7 @@ fn supervision(file: &mut Reader<'_>, config: &mut Config) {
     file.take("start_timeout", &mut config.start_timeout, duration);
     file.take("drain_timeout", &mut config.drain_timeout, duration);
     file.take("stop_signal", &mut config.stop_signal, stop_signal);
-    file.take("stop_message", &mut config.stop_message, |v| {
-        let text = string(v, "a message, such as \"shutdown\"")?;
-        Ok(Some(serde_json::Value::from(text).to_string()))
-    });
-    let or_never = |v: &Value<'_>| Ok(Some(duration(v)?).filter(|d| !d.is_zero()));
-    file.take("blocked_timeout", &mut config.blocked_timeout, or_never);
-    file.take("hung_timeout", &mut config.hung_timeout, or_never);
-    let before = config.node;
-    file.take("node", &mut config.node, |v| node::settings(v, before));
+    node::take(file, config);
     file.take("restart", &mut config.restart, |v| {
         let known = [
             ("always", Restart::Always),
@@ -207,7 +199,8 @@ fn others(file: &mut Reader<'_>) {
         let hint = match keys::suggest(&name) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if value.is_table() => {
-                "there are no sections but `[environment]`, `[listen]` and `[node]`".to_owned()
+                "there are no sections but `[environment]`, `[listen]`, `[node]` and `[companion]`"
+                    .to_owned()
             }
             None => "app-cluster.toml(5) lists the keys".to_owned(),
         };
@@ -220,7 +213,7 @@ fn others(file: &mut Reader<'_>) {
 }
 
 /// A program and its arguments: an array of words, or a string without shell syntax.
-fn command(value: &Value<'_>) -> Read<Vec<String>> {
+pub(super) fn command(value: &Value<'_>) -> Read<Vec<String>> {
     let words = match value.get_ref().as_str() {
         Some(_) => words::split(string(value, "a string")?)
             .map_err(|(message, hint)| Problem::at(value, message).hint(hint))?,

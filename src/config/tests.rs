@@ -231,7 +231,7 @@ fn one_error_each() {
       |
     2 | [server]
       |  ^^^^^^
-      = help: there are no sections but `[environment]`, `[listen]` and `[node]`
+      = help: there are no sections but `[environment]`, `[listen]`, `[node]` and `[companion]`
     "#);
 }
 

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One controller-less sub-cgroup per worker, where systemd has delegated us one.
+//! One controller-less sub-cgroup per worker and one for the companion, where systemd has
+//! delegated us one. A group is named by its [`WorkerId`], or [`COMPANION`].
 //!
 //! Never writes `cgroup.subtree_control`: with survivors inside, systemd could not
 //! start the service again (219/CGROUP).
 
 use crate::core::WorkerId;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The group of the companion.
+pub const COMPANION: &str = "companion";
 
 /// Our own cgroup, in which we may make others.
 #[derive(Debug, Clone)]
@@ -36,7 +41,8 @@ impl Cgroup {
         };
         // Left over from a supervisor that was killed.
         for entry in fs::read_dir(&cgroup.path).ok()?.flatten() {
-            if is_worker_name(&entry.file_name().to_string_lossy()) {
+            let name = entry.file_name();
+            if is_worker_name(&name.to_string_lossy()) || name == COMPANION {
                 let _ = fs::remove_dir(entry.path());
             }
         }
@@ -46,32 +52,32 @@ impl Cgroup {
         Some(cgroup)
     }
 
-    /// Makes the cgroup of a worker.
-    pub fn create(&self, worker: WorkerId) -> io::Result<()> {
-        match fs::create_dir(self.of(worker)) {
+    /// Makes a group.
+    pub fn create(&self, group: impl Display) -> io::Result<()> {
+        match fs::create_dir(self.of(group)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// The file to write to so as to enter a worker's cgroup.
-    pub fn entrance(&self, worker: WorkerId) -> PathBuf {
-        self.of(worker).join("cgroup.procs")
+    /// The file to write to so as to enter a group.
+    pub fn entrance(&self, group: impl Display) -> PathBuf {
+        self.of(group).join("cgroup.procs")
     }
 
-    /// A worker's cgroup as journald names it.
-    pub fn name_of(&self, worker: WorkerId) -> String {
-        format!("{}/{worker}", self.name)
+    /// A group as journald names it.
+    pub fn name_of(&self, group: impl Display) -> String {
+        format!("{}/{group}", self.name)
     }
 
-    /// The file that tells whether a worker's cgroup is empty (cgroups(7)).
-    pub fn events(&self, worker: WorkerId) -> io::Result<fs::File> {
-        fs::File::open(self.of(worker).join("cgroup.events"))
+    /// The file that tells whether a group is empty (cgroups(7)).
+    pub fn events(&self, group: impl Display) -> io::Result<fs::File> {
+        fs::File::open(self.of(group).join("cgroup.events"))
     }
 
-    /// All processes of a worker.
-    pub fn members(&self, worker: WorkerId) -> Vec<i32> {
-        let text = fs::read_to_string(self.entrance(worker)).unwrap_or_default();
+    /// All processes of a group.
+    pub fn members(&self, group: impl Display) -> Vec<i32> {
+        let text = fs::read_to_string(self.entrance(group)).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
@@ -84,29 +90,29 @@ impl Cgroup {
         number.parse().ok().map(WorkerId)
     }
 
-    /// SIGKILL to all processes of a worker. `false`: this kernel (before 5.14) has no
+    /// SIGKILL to all processes of a group. `false`: this kernel (before 5.14) has no
     /// `cgroup.kill`.
-    pub fn kill(&self, worker: WorkerId) -> bool {
-        fs::write(self.of(worker).join("cgroup.kill"), "1").is_ok()
+    pub fn kill(&self, group: impl Display) -> bool {
+        fs::write(self.of(group).join("cgroup.kill"), "1").is_ok()
     }
 
-    /// Removes a worker's cgroup. `false`: there are processes in it.
-    pub fn remove(&self, worker: WorkerId) -> bool {
-        match fs::remove_dir(self.of(worker)) {
+    /// Removes a group. `false`: there are processes in it.
+    pub fn remove(&self, group: impl Display) -> bool {
+        match fs::remove_dir(self.of(group)) {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
             Ok(()) => true,
         }
     }
 
-    /// CPU time used by a worker's processes, in microseconds.
-    pub fn cpu_usec(&self, worker: WorkerId) -> Option<u64> {
-        let text = fs::read_to_string(self.of(worker).join("cpu.stat")).ok()?;
+    /// CPU time used by a group's processes, in microseconds.
+    pub fn cpu_usec(&self, group: impl Display) -> Option<u64> {
+        let text = fs::read_to_string(self.of(group).join("cpu.stat")).ok()?;
         let line = text.lines().find_map(|l| l.strip_prefix("usage_usec "))?;
         line.parse().ok()
     }
 
-    fn of(&self, worker: WorkerId) -> PathBuf {
-        self.path.join(worker.to_string())
+    fn of(&self, group: impl Display) -> PathBuf {
+        self.path.join(group.to_string())
     }
 }
 

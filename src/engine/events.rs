@@ -36,6 +36,10 @@ pub mod id {
     pub const WORKER_BLOCKED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80d";
     /// It answers again.
     pub const WORKER_ANSWERS: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80e";
+    /// The companion was started.
+    pub const COMPANION_STARTED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80f";
+    /// The companion has ended, or could not be started.
+    pub const COMPANION_ENDED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e810";
 }
 
 /// The log line for a transition.

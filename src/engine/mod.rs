@@ -9,15 +9,19 @@
 mod announce;
 mod bind;
 mod cgroup;
+mod companion;
+mod end;
 mod events;
 mod journal;
 mod listeners;
+mod messages;
 mod node;
 mod notify;
 mod output;
 mod perform;
 mod poller;
 mod readiness;
+mod release;
 mod report;
 mod runtime;
 mod sources;
@@ -37,10 +41,8 @@ pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtim
 pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
 
-use crate::config::{Config, ConfigError, Launch};
-use crate::core::{
-    Event, GenerationId, Outcome, Policy, Ready, RequestId, Supervisor, Time, WorkerId,
-};
+use crate::config::{Config, ConfigError};
+use crate::core::{Event, GenerationId, Outcome, RequestId, Supervisor, Time, WorkerId};
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, Desk, OpenCalls};
 use crate::units::Running;
@@ -53,6 +55,7 @@ use nix::time::{ClockId, clock_gettime};
 use notify::NotifySocket;
 use output::Tail;
 use poller::{Poller, Token};
+use release::Release;
 use sd_notify::NotifyState;
 use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
@@ -70,9 +73,6 @@ const MARGIN: Duration = Duration::from_secs(10);
 const SAY_AGAIN: Duration = Duration::from_secs(1);
 /// How long the end may wait for a journald that does not read, and for clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// A worker of an app that listens nowhere counts as ready after this time.
-const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// Signals that are events; to be blocked before any thread is started.
 pub const SIGNALS: [Signal; 10] = [
@@ -121,12 +121,6 @@ pub struct Parts {
     pub style: Option<Style>,
 }
 
-/// A configuration that workers run, and what it means on this machine.
-struct Release {
-    config: Config,
-    launch: Launch,
-}
-
 /// What is held for a worker.
 struct Held {
     process: Process,
@@ -161,6 +155,8 @@ pub struct Engine {
     listeners: Vec<Listener>,
     steering: Steering,
     node: node::Primary,
+    audience: messages::Audience,
+    companion: companion::Companion,
     inherited: bool,
     releases: BTreeMap<GenerationId, Release>,
     held: BTreeMap<WorkerId, Held>,
@@ -264,6 +260,8 @@ impl Engine {
             ),
             listeners: parts.listeners,
             node: node::Primary::new(preload),
+            audience: messages::Audience::default(),
+            companion: companion::Companion::default(),
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),
             held: BTreeMap::new(),
@@ -304,9 +302,11 @@ impl Engine {
         // Ahead of the first worker: nobody accepts yet from what is put in order.
         self.steer();
         self.warn_of_other_units();
+        // Ahead of the first worker, so that it misses no message.
+        self.companion_turn();
         self.feed(Event::Begin);
         self.end_turn();
-        while self.outcome.is_none() {
+        while self.outcome.is_none() || self.companion.is_running() {
             let timeout = self.next_deadline().map(|at| at.since(now()));
             for token in self.poller.wait(timeout)? {
                 self.take(token);
@@ -325,10 +325,12 @@ impl Engine {
         let core = self.core.next_deadline().into_iter();
         let steering = self.steering.next_deadline();
         let node = self.node_deadline();
+        let companion = self.companion.deadline();
         ping.chain(core)
             .chain(again)
             .chain(steering)
             .chain(node)
+            .chain(companion)
             .min()
     }
 
@@ -347,6 +349,7 @@ impl Engine {
     /// loop that turns.
     fn end_turn(&mut self) {
         self.node_turn();
+        self.companion_turn();
         self.steer();
         self.systemd.set_status(&self.status_line());
         if let Some(barrier) = self.systemd.take_barrier()
@@ -368,25 +371,9 @@ impl Engine {
             // What is only looked at now and then.
             self.steering.outdate();
             self.ask_all();
+            self.ask_vitals();
             self.next_ping = Some(now() + interval / 2);
         }
-    }
-
-    fn finish(mut self) -> Result<Outcome> {
-        let outcome = self.outcome.take().unwrap_or(Outcome::Stopped);
-        match &outcome {
-            Outcome::Stopped => self.log(Record::plain(Level::Info, "stopped")),
-            // Whoever called us says why; systemd shows the line that it was told last.
-            Outcome::StartFailed(_) => self.systemd.set_status(&self.core.status_line()),
-        }
-        self.reap_orphans();
-        self.leave_lines();
-        self.journal.finish(LAST_WORDS);
-        // Those who still wait will have no answer.
-        self.waiting.clear();
-        drop(self.calls);
-        self.open.settle(LAST_WORDS);
-        Ok(outcome)
     }
 
     fn log(&mut self, record: Record) {
@@ -399,25 +386,5 @@ impl Engine {
 
     fn cgroup_name(&self, worker: Option<WorkerId>) -> Option<String> {
         Some(self.cgroup.as_ref()?.name_of(worker?))
-    }
-}
-
-impl Release {
-    fn new(config: Config) -> Result<Release, ConfigError> {
-        let launch = Launch::resolve(&config, crate::config::inherited_environment())?;
-        Ok(Release { config, launch })
-    }
-
-    /// Its rules; `batch`: the app has no listener.
-    fn policy(&self, batch: bool) -> Policy {
-        let mut policy = self.config.policy(&crate::config::Cpus::detect());
-        let node = self.launch.runner.is_some();
-        policy.drains = node && !batch;
-        policy.ready = match policy.ready {
-            Ready::Auto if batch => Ready::Delay(BATCH_READY),
-            Ready::Auto if node => Ready::Listening,
-            other => other,
-        };
-        policy
     }
 }

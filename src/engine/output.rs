@@ -20,6 +20,17 @@ const MAX_LINE: u64 = 16 * 1024;
 /// Colours of the slots (ECMA-48 SGR), taken in turn.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
+const COMPANION_COLOUR: u8 = 90;
+
+/// Whose output it is.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose {
+    /// That of a worker in this slot.
+    Slot(SlotId),
+    /// The companion's.
+    Companion,
+}
+
 /// How prefixes look.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
@@ -40,12 +51,15 @@ impl Style {
         Style { colour }
     }
 
-    fn prefix(self, name: &str, slot: SlotId, pid: i32) -> String {
-        let plain = format!("{name}[{slot}] {pid} |");
+    fn prefix(self, name: &str, whose: Whose, pid: i32) -> String {
+        let (place, colour) = match whose {
+            Whose::Slot(slot) => (slot.to_string(), COLOURS[slot.0 as usize % COLOURS.len()]),
+            Whose::Companion => ("companion".to_owned(), COMPANION_COLOUR),
+        };
+        let plain = format!("{name}[{place}] {pid} |");
         if !self.colour {
             return plain;
         }
-        let colour = COLOURS[slot.0 as usize % COLOURS.len()];
         format!("\x1b[{colour}m{plain}\x1b[0m")
     }
 }
@@ -104,9 +118,9 @@ impl Tail {
 }
 
 /// Shows what comes out of `pipe` until all its writers are gone.
-pub fn show(style: Style, name: &str, slot: SlotId, pid: i32, pipe: OwnedFd) -> io::Result<Tail> {
+pub fn show(style: Style, name: &str, whose: Whose, pid: i32, pipe: OwnedFd) -> io::Result<Tail> {
     let tail = Tail::default();
-    let prefix = style.prefix(name, slot, pid);
+    let prefix = style.prefix(name, whose, pid);
     let kept = tail.clone();
     std::thread::Builder::new()
         .name("output".to_owned())
@@ -139,7 +153,7 @@ mod tests {
     #[test]
     fn prefixes_each_line_and_keeps_the_last() {
         let style = Style { colour: false };
-        let prefix = style.prefix("web", SlotId(3), 17);
+        let prefix = style.prefix("web", Whose::Slot(SlotId(3)), 17);
         let (tail, mut shown) = (Tail::default(), Vec::new());
         let long = "x".repeat(MAX_LINE as usize + 1);
         let input = format!("one\r\ntwo\n\u{e9}\n{long}\nno newline");
@@ -175,9 +189,11 @@ mod tests {
     fn colour_differs_by_slot() {
         let style = Style { colour: true };
         let (a, b) = (
-            style.prefix("a", SlotId(0), 1),
-            style.prefix("a", SlotId(1), 1),
+            style.prefix("a", Whose::Slot(SlotId(0)), 1),
+            style.prefix("a", Whose::Slot(SlotId(1)), 1),
         );
         assert_ne!(a.split('m').next(), b.split('m').next());
+        let companion = Style { colour: false }.prefix("a", Whose::Companion, 1);
+        assert_eq!(companion, "a[companion] 1 |");
     }
 }

@@ -2,7 +2,7 @@
 //! Doing what the core says.
 
 use super::node::{Batch, Start};
-use super::output;
+use super::output::{self, Whose};
 use super::spawn::{Output, spawn};
 use super::{Engine, Held, NotifySocket, Release, Token, report, tree};
 use crate::core::{Action, Event, GenerationId, Ready, SlotId, WorkerId};
@@ -40,6 +40,7 @@ impl Engine {
                 within,
                 hurry,
             } => self.drain(worker, within, hurry),
+            Action::Ask { worker } => self.try_worker(worker),
             Action::Signal { worker, signal } => {
                 if !self.signal_node(worker, signal) {
                     self.signal(worker, signal);
@@ -55,7 +56,7 @@ impl Engine {
             Action::SayReady => self.systemd.say_ready(),
             Action::Announce(transition) => self.announce(&transition),
             Action::Reply { to, result } => self.reply(to, result),
-            Action::Exit(outcome) => self.outcome = Some(outcome),
+            Action::Exit(outcome) => self.outcome = self.outcome.take().or(Some(outcome)),
         }
     }
 
@@ -164,7 +165,8 @@ impl Engine {
     ) -> io::Result<()> {
         if let (Some(style), Some(pipe)) = (self.style, output) {
             let pid = held.process.pid;
-            held.tail = Some(output::show(style, &self.name, slot, pid, pipe)?);
+            let whose = Whose::Slot(slot);
+            held.tail = Some(output::show(style, &self.name, whose, pid, pipe)?);
         }
         self.poller.add(&held.process.pidfd, Token::Exit(worker))?;
         if let Some(talk) = &held.talk {
@@ -244,7 +246,8 @@ impl Engine {
             None => {
                 let known = |pid| self.held.values().any(|h| h.process.pid == pid);
                 pids = tree::descendants(main);
-                pids.extend(tree::orphans(main, held.notify.path(), known));
+                let mark = format!("NOTIFY_SOCKET={}", held.notify.path().display());
+                pids.extend(tree::orphans(main, &mark, known));
             }
         }
         for pid in pids.into_iter().filter(|pid| *pid > 1 && *pid != main) {
@@ -295,26 +298,6 @@ impl Engine {
             // It may have become empty in between.
             self.remove_cgroup(worker);
         }
-    }
-
-    fn load_config(&mut self, generation: GenerationId) {
-        let result = self.try_load(generation);
-        self.pending
-            .push_back(Event::ConfigLoaded { generation, result });
-    }
-
-    fn try_load(&mut self, generation: GenerationId) -> Result<crate::core::Policy, String> {
-        let config = (self.load)().map_err(|error| error.to_string())?;
-        if let Some(current) = self.releases.get(&self.core.generation()) {
-            report::fits(&current.config, &config, self.inherited)?;
-        }
-        self.units_fit(&config).map_err(|changes| {
-            format!("it changes what a reload cannot, so nothing was changed:\n{changes}")
-        })?;
-        let release = Release::new(config).map_err(|error| error.to_string())?;
-        let policy = release.policy(self.listeners.is_empty());
-        self.releases.insert(generation, release);
-        Ok(policy)
     }
 
     /// Looks whether a starting worker is ready.

@@ -23,8 +23,12 @@ pub enum Token {
     Notify(WorkerId),
     /// A Node worker's channel.
     Channel(WorkerId),
+    /// The companion's channel.
+    CompanionChannel,
     /// A worker's pidfd.
     Exit(WorkerId),
+    /// The companion's pidfd.
+    CompanionExit,
     /// The pidfd of a readiness command run for a worker.
     ProbeExit(WorkerId),
     /// The signalfd.
@@ -45,6 +49,8 @@ impl Token {
         let (kind, id) = match self {
             Token::Notify(w) => (0, w.0),
             Token::Channel(w) => (8, w.0),
+            Token::CompanionChannel => (9, 0),
+            Token::CompanionExit => (10, 0),
             Token::Exit(w) => (1, w.0),
             Token::ProbeExit(w) => (2, w.0),
             Token::Signal => (3, 0),
@@ -67,6 +73,8 @@ impl Token {
             5 => Token::Line((worker.0 >> 32) as usize, worker.0 as u32 as usize),
             6 => Token::Cgroup(worker),
             8 => Token::Channel(worker),
+            9 => Token::CompanionChannel,
+            10 => Token::CompanionExit,
             _ => Token::Barrier,
         }
     }
@@ -169,7 +177,9 @@ mod tests {
         let all = [
             Token::Notify(worker),
             Token::Channel(worker),
+            Token::CompanionChannel,
             Token::Exit(worker),
+            Token::CompanionExit,
             Token::ProbeExit(worker),
             Token::Signal,
             Token::Request,

@@ -161,6 +161,7 @@ impl Engine {
                 .broken
                 .clone()
                 .or_else(|| self.core.degraded().map(str::to_owned)),
+            companion: self.companion_status(),
             counters: Counters {
                 notify_refused: self.notify_refused,
                 notify_garbage: self.notify_garbage,
@@ -248,7 +249,7 @@ impl Engine {
                     slot: id.0,
                     worker: shown.map(|w| w.id.0),
                     pid: shown.and_then(|w| w.pid),
-                    state: shown.map_or(idle.to_owned(), |w| w.state.to_string()),
+                    state: shown.map_or(idle.to_owned(), state),
                     generation: shown.map(|w| w.generation.0),
                     since: shown.map(|w| wall_clock(w.since)),
                     cpu: usage.0,
@@ -259,6 +260,7 @@ impl Engine {
                         format!("{}{asked}", last.exit)
                     }),
                     status: shown.and_then(|w| w.status.clone()),
+                    event_loop: shown.and_then(|w| self.event_loop(w.id)),
                     draining: here
                         .iter()
                         .filter(|w| Some(w.id) != shown.map(|s| s.id))
@@ -298,8 +300,15 @@ impl Engine {
     }
 }
 
+fn state(worker: &Worker) -> String {
+    match (worker.state, worker.blocked) {
+        (WorkerState::Ready, Some(_)) => "blocked".to_owned(),
+        (state, _) => state.to_string(),
+    }
+}
+
 /// A moment of our clock as UTC in RFC 3339, as well as the wall clock knows it now.
-fn wall_clock(at: Time) -> String {
+pub fn wall_clock(at: Time) -> String {
     let then = SystemTime::now() - now().since(at);
     let since_epoch = then.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     rfc3339(since_epoch.as_secs())

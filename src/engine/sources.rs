@@ -6,7 +6,7 @@ use super::spawn::{next_zombie, reap, try_wait};
 use super::{Engine, Level, Record, Tail, Token, Waiting, tree};
 use crate::api::{self, Call};
 use crate::config::Cpus;
-use crate::core::{Event, Exit, Request, RequestId, Scale, SlotId, WorkerId};
+use crate::core::{Done, Event, Exit, Failure, Request, RequestId, Scale, SlotId, WorkerId};
 use crate::frontend::{Answer, Ask};
 use nix::libc;
 use std::sync::mpsc::Sender;
@@ -34,7 +34,9 @@ impl Engine {
         match token {
             Token::Notify(worker) => self.take_notify(worker),
             Token::Channel(worker) => self.take_channel(worker),
+            Token::CompanionChannel => self.take_companion_channel(),
             Token::Exit(worker) => self.take_exit(worker),
+            Token::CompanionExit => self.take_companion_exit(),
             Token::ProbeExit(worker) => self.take_probe_exit(worker),
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
@@ -147,6 +149,10 @@ impl Engine {
             let Some(pid) = next_zombie() else {
                 return;
             };
+            if self.companion.pid() == Some(pid) {
+                self.take_companion_exit();
+                continue;
+            }
             let ours = self.held.iter().find(|(_, held)| held.process.pid == pid);
             if let Some((worker, _)) = ours {
                 let worker = *worker;
@@ -173,6 +179,7 @@ impl Engine {
                 libc::SIGHUP => self.want(Request::Reload, "SIGHUP: reload"),
                 libc::SIGTERM | libc::SIGQUIT => self.stop("stopping"),
                 libc::SIGINT if self.interrupted => {
+                    self.companion.hurry();
                     self.want(Request::StopNow, "interrupted again: killing all workers");
                 }
                 libc::SIGINT => {
@@ -221,9 +228,20 @@ impl Engine {
 
     fn take_call(&mut self, ask: Ask) {
         let Ask { call, answers } = ask;
-        if call.is_read_only() {
-            let status = Box::new(self.status());
-            let _ = answers.send(Answer::Status(status));
+        let at_once = match &call {
+            Call::GetStatus {} => {
+                self.ask_vitals();
+                Some(Answer::Status(Box::new(self.status())))
+            }
+            Call::Send { slot, message } => Some(Answer::Final(self.send(*slot, message))),
+            Call::Subscribe { slot } => Some(match self.subscribe(*slot) {
+                Ok(feed) => Answer::Messages(feed),
+                Err(error) => Answer::Final(Err(error)),
+            }),
+            _ => None,
+        };
+        if let Some(answer) = at_once {
+            let _ = answers.send(answer);
             return;
         }
         let what = match self.request_for(&call) {
@@ -244,9 +262,14 @@ impl Engine {
         self.feed(Event::Requested { from, what });
     }
 
-    fn request_for(&self, call: &Call) -> Result<Request, api::Error> {
+    fn request_for(&mut self, call: &Call) -> Result<Request, api::Error> {
         Ok(match *call {
-            Call::GetStatus {} | Call::Reload {} => Request::Reload,
+            Call::GetStatus {} | Call::Send { .. } | Call::Subscribe { .. } => {
+                return Err(api::Error::InvalidParameter {
+                    message: "it is answered at once".to_owned(),
+                });
+            }
+            Call::Reload {} => Request::Reload,
             Call::Restart { slot: None } => Request::Restart,
             Call::Restart { slot: Some(slot) } => Request::Replace(SlotId(slot)),
             Call::Stop { .. } if self.unit.is_some() => {
@@ -257,7 +280,10 @@ impl Engine {
                 });
             }
             Call::Stop { now: false } => Request::Stop,
-            Call::Stop { now: true } => Request::StopNow,
+            Call::Stop { now: true } => {
+                self.companion.hurry();
+                Request::StopNow
+            }
             Call::Scale {
                 workers,
                 by,
@@ -295,11 +321,10 @@ impl Engine {
     }
 
     /// The one final answer to a request.
-    pub(super) fn reply(
-        &mut self,
-        to: RequestId,
-        result: Result<crate::core::Done, crate::core::Failure>,
-    ) {
+    pub(super) fn reply(&mut self, to: RequestId, result: Result<Done, Failure>) {
+        if matches!(result, Ok(Done::Stopped)) && self.companion.stops_last(to) {
+            return;
+        }
         let Some(waiting) = self.waiting.remove(&to) else {
             return;
         };

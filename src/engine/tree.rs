@@ -2,7 +2,6 @@
 //! The processes of a worker where there is no cgroup: what /proc tells.
 
 use std::fs;
-use std::path::Path;
 
 /// `pid` and all its descendants, parents before children (proc_pid_task(5)). Those whose
 /// parent has ended are not found.
@@ -38,9 +37,8 @@ fn children(pid: i32) -> Vec<i32> {
 /// Processes of a worker that have lost their parent, with their descendants.
 ///
 /// As their subreaper we are their parent then. They are told apart by their session,
-/// which is the worker's, or by their environment: nobody else's has this NOTIFY_SOCKET.
-pub fn orphans(main: i32, notify: &Path, is_known: impl Fn(i32) -> bool) -> Vec<i32> {
-    let mark = format!("NOTIFY_SOCKET={}", notify.display());
+/// which is the worker's, or by a variable in their environment that nobody else's has.
+pub fn orphans(main: i32, mark: &str, is_known: impl Fn(i32) -> bool) -> Vec<i32> {
     let own = children(std::process::id() as i32);
     own.into_iter()
         .filter(|pid| *pid != main && !is_known(*pid))
@@ -58,6 +56,14 @@ fn has_in_environment(pid: i32, assignment: &[u8]) -> bool {
     environment
         .split(|byte| *byte == 0)
         .any(|e| e == assignment)
+}
+
+/// Whether a child of ours has ended; it stays to be waited for (waitid(2), WNOWAIT).
+pub fn has_ended(pid: i32) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let found = waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), flags);
+    !matches!(found, Ok(WaitStatus::StillAlive))
 }
 
 /// A few fields of /proc/PID/stat.
@@ -128,9 +134,9 @@ mod tests {
         let began = std::time::Instant::now();
         let mut found = Vec::new();
         while found.is_empty() && began.elapsed().as_secs() < 10 {
-            found = orphans(-1, Path::new("/x/w7"), none);
+            found = orphans(-1, "NOTIFY_SOCKET=/x/w7", none);
         }
-        let others = orphans(-1, Path::new("/x/w77"), none);
+        let others = orphans(-1, "NOTIFY_SOCKET=/x/w77", none);
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!((found, others.contains(&pid)), (vec![pid], false));

@@ -45,6 +45,7 @@ impl Caller {
         }
         let for_group = match call {
             Call::GetStatus {} | Call::Reload {} | Call::Scale { .. } => true,
+            Call::Send { .. } | Call::Subscribe { .. } => true,
             Call::Restart { slot } => slot.is_some(),
             Call::Stop { .. } => false,
         };

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control socket: one thread that accepts, one for each connection.
 
+use super::call::{Message, Parsed, invalid_parameter, parse};
 use super::caller::{self, Caller};
-use super::varlink;
-use super::{Answer, Desk};
+use super::{Answer, Desk, subscription, varlink};
 use crate::api::{self, Call};
+use crate::protocol::node::user::MAX_MESSAGE;
 use crate::units::GROUP;
 use anyhow::{Context, Result};
 use nix::unistd::{Gid, Group, getegid, getgroups};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -23,8 +24,10 @@ use std::time::Duration;
 const MAX_CONNECTIONS: usize = 32;
 /// A client that has nothing to say for so long is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest call that is read.
-const MAX_CALL: u64 = 64 * 1024;
+/// Longest call that is read: a message to a worker, and what is around it.
+const MAX_CALL: u64 = MAX_MESSAGE as u64 + 64 * 1024;
+/// The error of a call that has several replies, and is not asked for them.
+const EXPECTED_MORE: &str = "org.varlink.service.ExpectedMore";
 /// A client that does not take an answer in this time is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -114,18 +117,17 @@ fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     loop {
-        let message = match varlink::read(&mut reader, MAX_CALL) {
-            Ok(Some(message)) => message,
+        let bytes = match varlink::read_bytes(&mut reader, MAX_CALL) {
+            Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => {
-                let parameters = json!({ "parameter": error.to_string() });
-                let name = "org.varlink.service.InvalidParameter";
-                return varlink::write(&mut writer, &varlink::error(name, parameters));
-            }
+            Err(error) => return varlink::write(&mut writer, &invalid_parameter(&error)),
         };
-        let oneway = message.get("oneway") == Some(&Value::Bool(true));
-        let more = message.get("more") == Some(&Value::Bool(true));
+        let message = match Message::read(&bytes) {
+            Ok(message) => message,
+            Err(error) => return varlink::write(&mut writer, &invalid_parameter(&error)),
+        };
+        let (more, oneway) = (message.more, message.oneway);
         match parse(&message) {
             Err(error) if !oneway => varlink::write(&mut writer, &error)?,
             Err(_) => {}
@@ -143,13 +145,22 @@ fn answer(
     more: bool,
     oneway: bool,
 ) -> io::Result<()> {
-    if let Err(error) = caller.may(&call) {
-        return varlink::write(writer, &typed_error(&error));
+    let alone = matches!(call, Call::Subscribe { .. }) && (!more || oneway);
+    let refused = match caller.may(&call) {
+        Err(error) => Some(typed_error(&error)),
+        Ok(()) if alone => Some(varlink::error(EXPECTED_MORE, json!({}))),
+        Ok(()) => None,
+    };
+    match refused {
+        Some(_) if oneway => return Ok(()),
+        Some(error) => return varlink::write(writer, &error),
+        None => {}
     }
     let gone = || io::Error::other("the supervisor has ended");
     let (answers, _open) = desk.ask(call).ok_or_else(gone)?;
     for answer in answers {
         let message = match answer {
+            Answer::Messages(feed) => return subscription::serve(writer, &feed),
             Answer::Progress(step) if more => varlink::reply(json!(step), true),
             Answer::Progress(_) => continue,
             Answer::Status(status) => varlink::reply(json!({ "status": status }), false),
@@ -174,74 +185,6 @@ fn typed_error(error: &api::Error) -> Value {
     let name = value["error"].as_str().unwrap_or("InvalidParameter");
     let name = format!("{}.{name}", api::INTERFACE);
     varlink::error(&name, value["parameters"].take())
-}
-
-enum Parsed {
-    Call(Call),
-    /// The answer needs no supervisor.
-    Reply(Value),
-}
-
-fn parse(message: &Map<String, Value>) -> Result<Parsed, Value> {
-    let method = message.get("method").and_then(Value::as_str).unwrap_or("");
-    let parameters = match message.get("parameters") {
-        None | Some(Value::Null) => json!({}),
-        Some(parameters) => parameters.clone(),
-    };
-    let (interface, name) = method.rsplit_once('.').unwrap_or(("", method));
-    match interface {
-        "org.varlink.service" => service(name, &parameters),
-        api::INTERFACE => call(name, parameters),
-        _ => Err(varlink::error(
-            "org.varlink.service.InterfaceNotFound",
-            json!({ "interface": interface }),
-        )),
-    }
-}
-
-fn call(name: &str, parameters: Value) -> Result<Parsed, Value> {
-    const METHODS: [&str; 5] = ["GetStatus", "Reload", "Restart", "Stop", "Scale"];
-    if !METHODS.contains(&name) {
-        return Err(varlink::error(
-            "org.varlink.service.MethodNotFound",
-            json!({ "method": name }),
-        ));
-    }
-    let call = json!({ "method": name, "parameters": parameters });
-    serde_json::from_value(call).map(Parsed::Call).map_err(|e| {
-        let parameters = json!({ "parameter": e.to_string() });
-        varlink::error("org.varlink.service.InvalidParameter", parameters)
-    })
-}
-
-/// `org.varlink.service`, which every Varlink service has.
-fn service(name: &str, parameters: &Value) -> Result<Parsed, Value> {
-    match name {
-        "GetInfo" => Ok(Parsed::Reply(varlink::reply(
-            json!({
-                "vendor": "app-cluster",
-                "product": "app-cluster",
-                "version": env!("CARGO_PKG_VERSION"),
-                "url": env!("CARGO_PKG_HOMEPAGE"),
-                "interfaces": ["org.varlink.service", api::INTERFACE],
-            }),
-            false,
-        ))),
-        "GetInterfaceDescription" => match parameters["interface"].as_str() {
-            Some(api::INTERFACE) => Ok(Parsed::Reply(varlink::reply(
-                json!({ "description": api::DESCRIPTION }),
-                false,
-            ))),
-            other => Err(varlink::error(
-                "org.varlink.service.InterfaceNotFound",
-                json!({ "interface": other }),
-            )),
-        },
-        _ => Err(varlink::error(
-            "org.varlink.service.MethodNotFound",
-            json!({ "method": name }),
-        )),
-    }
 }
 
 #[cfg(test)]
@@ -321,7 +264,7 @@ mod tests {
                 (b"[]\0", "InvalidParameter"),
                 (b"{\"method\":", "InvalidParameter"),
                 (b"{}\0", "InterfaceNotFound"),
-                (b"{\"method\":7}\0", "InterfaceNotFound"),
+                (b"{\"method\":7}\0", "InvalidParameter"),
                 (b"{\"method\":\"org.appcluster.Cluster1.Explode\"}\0", "MethodNotFound"),
                 (
                     b"{\"method\":\"org.appcluster.Cluster1.Scale\",\"parameters\":{\"workers\":-1}}\0",

@@ -2,9 +2,14 @@
 //! What others talk to the supervisor through. Each front end has threads of its own
 //! with plain blocking code; they reach the loop through [`Desk`].
 
+mod call;
 mod caller;
 pub mod control;
+mod feed;
+mod subscription;
 pub mod varlink;
+
+pub use feed::Feed;
 
 use crate::api;
 use nix::sys::eventfd::EventFd;
@@ -23,6 +28,8 @@ pub enum Answer {
     Progress(api::Progress),
     /// The final answer to `GetStatus`.
     Status(Box<api::Status>),
+    /// The answer to `Subscribe`: where the messages will be.
+    Messages(Arc<Feed>),
     /// The final answer to anything else.
     Final(Result<api::Outcome, api::Error>),
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Varlink framing (varlink.org, "Protocol"): one JSON object, one NUL byte.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::io::{self, BufRead, Write};
 
@@ -13,26 +14,45 @@ pub const MAX_MESSAGE: u64 = 4 * 1024 * 1024;
 /// # Errors
 /// `InvalidData`: not a JSON object, cut off in the middle, or too long.
 pub fn read(from: &mut impl BufRead, limit: u64) -> io::Result<Option<Map<String, Value>>> {
+    let Some(bytes) = read_bytes(from, limit)? else {
+        return Ok(None);
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(message)) => Ok(Some(message)),
+        Ok(_) => Err(invalid("a message that is not a JSON object")),
+        Err(error) => Err(not_json(&error)),
+    }
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
+}
+
+/// What to say of a message that is not JSON.
+pub fn not_json(error: &serde_json::Error) -> io::Error {
+    invalid(&format!("a message that is not JSON: {error}"))
+}
+
+/// Reads the bytes of one message; `None` at the end of the stream.
+///
+/// # Errors
+/// `InvalidData`: cut off in the middle, or too long.
+pub fn read_bytes(from: &mut impl BufRead, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let mut bounded = io::Read::take(&mut *from, limit);
     bounded.read_until(0, &mut bytes)?;
     if bytes.is_empty() {
         return Ok(None);
     }
-    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
     if bytes.pop() != Some(0) {
         let cut = "a message without its end (a NUL byte), or a longer one than is taken";
         return Err(invalid(cut));
     }
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(message)) => Ok(Some(message)),
-        Ok(_) => Err(invalid("a message that is not a JSON object")),
-        Err(error) => Err(invalid(&format!("a message that is not JSON: {error}"))),
-    }
+    Ok(Some(bytes))
 }
 
 /// Writes one message.
-pub fn write(to: &mut impl Write, message: &Value) -> io::Result<()> {
+pub fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(message)?;
     bytes.push(0);
     to.write_all(&bytes)?;

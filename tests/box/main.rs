@@ -22,6 +22,7 @@ mod balance;
 mod changes;
 mod check;
 mod crash;
+mod examples;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
@@ -34,6 +35,8 @@ mod lines;
 mod load;
 mod logs;
 mod package;
+#[path = "../support/packages.rs"]
+mod packages;
 mod programs;
 mod proxy;
 mod reboot;
@@ -47,6 +50,8 @@ mod stop;
 mod third_party;
 mod units;
 mod verbs;
+#[path = "../support/node.rs"]
+mod versions;
 
 use std::process::ExitCode;
 
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         kept::TESTS,
         stop::TESTS,
         third_party::TESTS,
+        examples::TESTS,
         home::TESTS,
         verbs::TESTS,
         balance::TESTS,

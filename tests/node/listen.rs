@@ -47,6 +47,8 @@ fn addresses(node: &Node) -> Result<(), String> {
         format!("'{port}'"),
         format!("{port}, '0.0.0.0'"),
         format!("{port}, '127.0.0.1'"),
+        format!("{port}, '::'"),
+        format!("{port}, '::1'"),
         format!("{port}, 'localhost'"),
         format!("{{ port: {port} }}"),
         format!("{{ port: {port}, host: '127.0.0.1', backlog: 9 }}"),
@@ -342,24 +344,29 @@ fn tickets(node: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// A server that Node does not ask us for cannot be ours: the program says who has the port.
+/// Node does not ask us for such a server: the log says what is wrong with it.
 fn exclusive(node: &Node) -> Result<(), String> {
-    let dev = App::kit(node).start();
-    let port = dev.address().port();
-    let told = try_listen(
-        &dev,
-        0,
-        &format!("{{ port: {port}, exclusive: true }}"),
-        true,
-    );
-    assert_eq!(told["code"], "EADDRINUSE", "{told}");
+    let port = free_port();
+    let mut options = vec!["exclusive"];
+    if node.major() >= 23 {
+        options.push("reusePort");
+    }
+    for option in options {
+        let how = format!("{{\"port\":{port},\"{option}\":true}}");
+        let app = App::kit(node).arg(&how).keys("start_timeout = \"3s\"");
+        let mut dev = app.listen(&format!("127.0.0.1:{port}")).setup().spawn();
+        let part = format!("listens on port {port} with `{option}: true`");
+        let line = dev.wait_for_line(&part);
+        assert!(line.contains("leave"), "{line}");
+        assert!(!dev.ended().success(), "{}", dev.output());
+        dev.assert_gone();
+    }
+    // A port of its own is nobody else's business.
+    let dev = App::kit(node).workers(1).start();
+    let told = try_listen(&dev, 0, "{ port: 0, exclusive: true }", true);
+    assert!(told["at"]["port"].is_number(), "{told}");
+    assert!(!dev.output().contains("exclusive"), "{}", dev.output());
     dev.stop();
-    let how = format!("{{\"port\":{port},\"exclusive\":true}}");
-    let app = App::kit(node).arg(&how).keys("start_timeout = \"3s\"");
-    let mut dev = app.listen(&format!("127.0.0.1:{port}")).setup().spawn();
-    dev.ended();
-    let said = dev.output();
-    assert!(said.contains("exclusive"), "{said}");
     Ok(())
 }
 

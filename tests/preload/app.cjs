@@ -6,7 +6,8 @@ const net = require('net');
 const { KIND = 'http', PORT = '0', TLS } = process.env;
 
 const tell = (event, more) => process.send({ event, ...more });
-const pem = () => ({ key: require('fs').readFileSync(`${TLS}/key.pem`), cert: require('fs').readFileSync(`${TLS}/cert.pem`) });
+const file = (name) => require('fs').readFileSync(`${TLS}/${name}.pem`);
+const pem = () => ({ key: file('key'), cert: file('cert') });
 
 function answer(request, response) {
   const { searchParams, pathname } = new URL(request.url, 'http://localhost');
@@ -40,7 +41,9 @@ const KINDS = {
     new (require('ws').WebSocketServer)({ server }).on('connection', (socket) => {
       // Frames all the time, of several writes each.
       const block = Buffer.alloc(100000, 'x');
-      const timer = setInterval(() => { if (socket.readyState === 1) socket.send(block); }, 20);
+      const more = () => { if (socket.readyState === 1) socket.send(block); };
+      more();
+      const timer = setInterval(more, 100);
       socket.on('close', (code) => { clearInterval(timer); tell('gone', { code }); });
     });
     return server;

@@ -10,7 +10,8 @@ const KINDS = {
   ws: () => sockets('ws:'),
   wss: () => sockets('wss:'),
   io() {
-    const socket = require('socket.io-client').io(`http://127.0.0.1:${port}`, { transports: ['websocket'], reconnection: false });
+    const options = { transports: ['websocket'], reconnection: false };
+    const socket = require('socket.io-client').io(`http://127.0.0.1:${port}`, options);
     socket.on('connect', () => say('ready'));
     socket.on('disconnect', (reason) => say({ reason }));
   },

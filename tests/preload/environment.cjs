@@ -26,7 +26,8 @@ if (!isMainThread) {
   process.send(seen());
   process.disconnect();
 } else {
-  process.send({ event: 'app', id: cluster.worker.id, primary: cluster.isPrimary, connected: process.connected, pid: process.pid, ...seen() });
+  const { connected, pid } = process;
+  process.send({ event: 'app', id: cluster.worker.id, primary: cluster.isPrimary, connected, pid, ...seen() });
   process.send({ event: 'child', ...JSON.parse(execFileSync(process.execPath, [__filename, 'child']).toString()) });
   fork(__filename, ['fork']).on('message', (message) => process.send({ event: 'fork', ...message }));
   new Worker(__filename).on('message', (message) => process.send({ event: 'thread', ...message }));

@@ -7,6 +7,7 @@
 #[path = "dev_tools.rs"]
 mod tools;
 
+#[allow(unused_imports)] // each test uses its part
 pub use tools::{Said, WITHIN, get, install, scale, wait};
 
 use app_cluster::api::{SlotStatus, Status};

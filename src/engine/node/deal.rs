@@ -9,8 +9,9 @@
 
 use super::super::poller::Interest;
 use super::{Engine, Outgoing, Sent, Server, now};
-use crate::config::Spread;
+use crate::config::{Runner, Spread};
 use crate::core::{Time, WorkerId, WorkerState};
+use crate::protocol::node::channel::do_not_linger;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use std::collections::VecDeque;
@@ -71,10 +72,19 @@ impl Engine {
         }
     }
 
+    /// At the end of the turn it is seen whether somebody takes what nobody took.
+    pub(in super::super) fn deal_soon(&mut self) {
+        self.node.dealer.due = true;
+    }
+
     /// Hands over what waits, as far as somebody takes it.
     pub(in super::super) fn deal(&mut self) {
         self.node.dealer.due = false;
         self.end_rests();
+        if !self.held.values().any(|held| held.talk.is_some()) && !self.speaks_node() {
+            // The app is no Node program any more.
+            self.node.dealer.waiting.clear();
+        }
         for _ in 0..self.node.dealer.waiting.len() {
             let Some(parcel) = self.node.dealer.waiting.pop_front() else {
                 break;
@@ -84,18 +94,14 @@ impl Engine {
                 None => self.node.dealer.waiting.push_back(parcel),
             }
         }
-        if !self.speaks_node() {
-            return;
-        }
-        let all_dealt = self.spread() == Spread::RoundRobin;
         for listener in 0..self.listeners.len() {
-            let lines = match self.listeners[listener].per_slot {
-                true => self.listeners[listener].lines.len(),
-                false if all_dealt => 1,
-                false => 0,
-            };
-            for line in 0..lines {
-                let more = self.deal_from(listener, line);
+            let steered = self.listeners[listener].is_steered();
+            for line in 0..self.listeners[listener].lines.len() {
+                let dealt = self.is_dealt(listener, line);
+                if steered && !dealt {
+                    continue; // See `watch_lines`.
+                }
+                let more = dealt && self.deal_from(listener, line);
                 let interest = match more && self.taker(listener, line).is_some() {
                     true => Interest::Connection,
                     false => Interest::Hangup,
@@ -103,6 +109,19 @@ impl Engine {
                 self.set_interest(listener, line, interest);
             }
         }
+    }
+
+    /// Whether we accept from a line: that of a slot, and the first where workers were told that
+    /// connections are handed over, as soon as one of them serves.
+    pub(in super::super) fn is_dealt(&self, listener: usize, line: usize) -> bool {
+        let per_slot = self.listeners[listener].per_slot;
+        let expects = |(id, held): (&WorkerId, &super::super::Held)| {
+            let serves = |talk: &super::Talk| {
+                per_slot || talk.spread == Spread::RoundRobin && talk.serves(listener)
+            };
+            held.talk.as_ref().is_some_and(serves) && self.is_in(*id, WorkerState::Ready)
+        };
+        (per_slot || line == 0) && self.held.iter().any(expects)
     }
 
     /// Workers that have rested long enough may be asked again.
@@ -140,6 +159,7 @@ impl Engine {
                     let text = "cannot accept connections: no descriptor or memory is left \
                                 (raise LimitNOFILE=)";
                     self.about_once(worker, super::Level::Error, text);
+                    self.node.retry.get_or_insert(now() + super::RETRY);
                     return false;
                 }
                 Err(_) => return true,
@@ -170,7 +190,7 @@ impl Engine {
         let talk = self.held.get(&worker)?.talk.as_ref()?;
         let own = talk.server_for(listener);
         match self.listeners.get(listener)?.per_slot {
-            true if own.is_some() => None,
+            true if own.is_some() => own.filter(|_| talk.runner == Runner::Deno),
             true => (0..self.listeners.len()).find_map(|n| talk.server_for(n)),
             false => own,
         }
@@ -214,6 +234,7 @@ impl Engine {
             Some(Flight::Connection(parcel, _)) => {
                 if accepted {
                     talk.refusals = 0;
+                    do_not_linger(&*parcel.connection);
                 } else {
                     let rest = (REST_MIN * (1 << talk.refusals.min(10))).min(REST_MAX);
                     talk.refusals += 1;

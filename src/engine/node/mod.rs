@@ -7,32 +7,41 @@
 //! path of the data unless connections are dealt.
 
 mod deal;
+mod explain;
+mod extras;
 pub mod learn;
 mod liveness;
 mod places;
 mod start;
 mod stop;
+mod user;
+mod vitals;
 
 pub use start::{Batch, Start};
+pub use user::Told;
 
 use super::poller::{Interest, Token};
 use super::{Engine, Level, Record, now};
 use crate::config::{Runner, Spread};
-use crate::core::{Event, Notification, SlotId, Time, WorkerId};
+use crate::core::{Event, Notification, SlotId, Time, WorkerId, WorkerState};
 use crate::protocol::node::channel::{Channel, Received};
 use crate::protocol::node::message::{Incoming, Outgoing, Preload, Query, parse};
 use deal::{Dealer, Flight};
-use places::{Extra, Place};
+use extras::Extra;
+use places::Place;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Servers that a worker may have.
 const MAX_SERVERS: usize = 1024;
 /// Keys whose session ticket keys are kept, and how long these may be, in bytes.
 const MAX_TICKETS: usize = 1024;
 const MAX_TICKET: usize = 16 * 1024;
+/// After which time is tried again what cannot be done for want of descriptors.
+const RETRY: Duration = Duration::from_millis(100);
 /// How often a socket is sent again that did not arrive.
 const RESENDS: u32 = 3;
 /// Longest part of a line that is shown in the log, in characters.
@@ -64,8 +73,7 @@ pub struct Talk {
     /// How often it was not heard, because it did not read.
     clogged: u64,
     interest: Interest,
-    /// What the event loop last told of itself: share of time, heap.
-    vitals: Option<(f64, u64)>,
+    vitals: vitals::Vitals,
 }
 
 /// A server that a worker has, or wants.
@@ -95,7 +103,9 @@ pub struct Primary {
     /// A socket that nobody listens to.
     dummy: Option<Arc<OwnedFd>>,
     /// What has been told once.
-    told: Vec<String>,
+    pub told: Vec<String>,
+    /// When is tried again what cannot be sent now.
+    retry: Option<Time>,
     /// The file that workers load ahead of the app.
     preload: Option<PathBuf>,
 }
@@ -134,7 +144,7 @@ impl Talk {
             wrong: 0,
             clogged: 0,
             interest: Interest::Connection,
-            vitals: None,
+            vitals: vitals::Vitals::default(),
         }
     }
 
@@ -199,6 +209,9 @@ impl Engine {
         if talk.channel.has_ended() {
             return;
         }
+        if talk.channel.is_stalled() {
+            self.node.retry.get_or_insert(now() + RETRY);
+        }
         let wanted = match (talk.channel.is_clogged(), talk.channel.wants_to_send()) {
             (true, _) => Interest::Room,
             (false, true) => Interest::Both,
@@ -210,16 +223,7 @@ impl Engine {
         }
         talk.interest = wanted;
         if wanted == Interest::Room {
-            talk.clogged += 1;
-            let count = talk.clogged;
-            // It may go on like that for ever.
-            if count.is_power_of_two() {
-                let text = format!(
-                    "its channel is full: it does not read what it is sent, and is not heard \
-                     until it does ({count} so far)"
-                );
-                self.about(worker, Level::Warning, &text);
-            }
+            self.tell_that_it_does_not_read(worker);
         }
     }
 
@@ -239,9 +243,12 @@ impl Engine {
                     Ok(message) => self.heard(worker, message),
                     Err(why) => self.misheard(worker, &why, &line),
                 },
-                Received::TooLong(length) => {
+                Received::TooLong { length, handle } => {
                     let why = format!("it is {length} bytes long");
                     self.misheard(worker, &why, b"");
+                    if handle {
+                        self.acknowledge(worker);
+                    }
                 }
                 Received::End(left) => {
                     if left > 0 {
@@ -255,80 +262,59 @@ impl Engine {
         self.watch_channel(worker);
     }
 
-    /// A line that makes no sense. Told the first time, and whenever there are twice as many.
-    fn misheard(&mut self, worker: WorkerId, why: &str, line: &[u8]) {
-        let Some(talk) = self.talk(worker) else {
-            return;
-        };
-        talk.wrong += 1;
-        let count = talk.wrong;
-        if !count.is_power_of_two() {
-            return;
-        }
-        let text = String::from_utf8_lossy(&line[..line.len().min(4 * SHOWN)]);
-        let shown: String = text.escape_debug().take(SHOWN).collect();
-        let shown = if shown.is_empty() {
-            shown
-        } else {
-            format!(": {shown}")
-        };
-        let text = format!("a line on its channel was dropped, {why}{shown} ({count} so far)");
-        self.about(worker, Level::Warning, &text);
-    }
-
-    /// Logs something about a worker.
-    fn about(&mut self, worker: WorkerId, level: Level, text: &str) {
-        let (slot, generation) = match self.core.worker(worker) {
-            Some(known) => (known.slot, Some(known.generation)),
-            None => (SlotId(0), None),
-        };
-        let pid = self.held.get(&worker).map(|h| h.process.pid);
-        let message = format!("slot {slot}: worker {}: {text}", pid.unwrap_or_default());
-        let mut record = Record::plain(level, message);
-        record.worker = Some(worker);
-        record.slot = Some(slot);
-        record.generation = generation;
-        record.pid = pid;
-        record.cgroup = self.cgroup_name(Some(worker));
-        self.log(record);
-    }
-
-    /// The same, but only once for each text.
-    fn about_once(&mut self, worker: WorkerId, level: Level, text: &str) {
-        if self.node.told.len() < MAX_SERVERS && !self.node.told.iter().any(|t| t == text) {
-            self.node.told.push(text.to_owned());
-            self.about(worker, level, text);
-        }
-    }
-
     fn heard(&mut self, worker: WorkerId, message: Incoming) {
         match message {
-            Incoming::Online | Incoming::Other => {}
+            Incoming::Online => self.begins(worker),
+            Incoming::Other => {}
             Incoming::Query { seq, query } => self.answer(worker, seq, query),
             Incoming::Listening(query) => self.listens(worker, &query),
             Incoming::Close { key } => self.closed(worker, &key),
             Incoming::Leaving { seq } => {
                 self.say(worker, &Outgoing::MayLeave { ack: seq }, None);
-                let what = Notification::Stopping;
-                self.feed(Event::Notified { worker, what });
+                if self.is_in(worker, WorkerState::Ready) {
+                    let what = Notification::Stopping;
+                    self.feed(Event::Notified { worker, what });
+                }
             }
             Incoming::Accepted { ack, accepted } => self.took(worker, ack, accepted),
             Incoming::HandleAck => self.arrived(worker, true),
             Incoming::HandleNack => self.arrived(worker, false),
-            Incoming::Handle => {
-                let Some(talk) = self.talk(worker) else {
-                    return;
-                };
-                // A worker's channel stands still until its socket has been acknowledged.
-                let answer = match talk.channel.take_descriptor() {
-                    Some(_) => Outgoing::HandleAck,
-                    None => Outgoing::HandleNack,
-                };
-                self.say(worker, &answer, None);
-            }
+            Incoming::Handle => self.acknowledge(worker),
             Incoming::Preload(said) => self.preload_said(worker, said),
             Incoming::User(text) => self.user_message(worker, text),
         }
+    }
+
+    /// A worker's channel stands still until a socket that it has sent is acknowledged.
+    fn acknowledge(&mut self, worker: WorkerId) {
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        let answer = match talk.channel.take_descriptor() {
+            Some(_) => Outgoing::HandleAck,
+            None => Outgoing::HandleNack,
+        };
+        self.say(worker, &answer, None);
+    }
+
+    /// A process begins to speak. Behind a launcher it may be the next one: what the last one
+    /// had went with it.
+    fn begins(&mut self, worker: WorkerId) {
+        self.deal_again(worker);
+        if let Some(talk) = self.talk(worker) {
+            talk.servers.clear();
+            talk.preload = None;
+            talk.stop.signals.clear();
+            talk.life = liveness::Life::default();
+            talk.rests_until = None;
+        }
+        self.drop_extras();
+        self.steering.outdate();
+        self.deal_soon();
+    }
+
+    fn is_in(&self, worker: WorkerId, state: WorkerState) -> bool {
+        self.core.worker(worker).is_some_and(|w| w.state == state)
     }
 
     fn preload_said(&mut self, worker: WorkerId, said: Preload) {
@@ -337,18 +323,20 @@ impl Engine {
         };
         match said {
             Preload::Hello { node } => talk.preload = Some(node.chars().take(SHOWN).collect()),
-            Preload::Vitals { utilization, heap } => talk.vitals = Some((utilization, heap)),
+            Preload::Vitals { utilization, heap } => talk.vitals.told(utilization, heap),
             Preload::Draining { signals } => talk.stop.signals = signals,
             Preload::Drained => self.drained(worker),
+            Preload::Alone { port, option } => self.listens_alone(worker, port, option),
         }
     }
 
     /// A message of the app.
     fn user_message(&mut self, worker: WorkerId, text: String) {
-        if text == "\"ready\"" {
+        if text == "\"ready\"" && self.is_in(worker, WorkerState::Starting) {
             let what = Notification::SaidReady;
             self.feed(Event::Notified { worker, what });
         }
+        self.pass_on(worker, &text);
     }
 
     /// A socket that was sent has arrived, or has not.
@@ -385,7 +373,7 @@ impl Engine {
             talk.life.asked = None;
         }
         self.deal_again(worker);
-        self.deal();
+        self.deal_soon();
         self.drained(worker);
         self.steering.outdate();
     }
@@ -404,16 +392,37 @@ impl Engine {
 
     /// When something of this is due.
     pub(super) fn node_deadline(&self) -> Option<Time> {
-        let asked = self.liveness_deadline();
-        asked.into_iter().chain(self.dealing_deadline()).min()
+        let asked = self.liveness_deadline().into_iter();
+        asked
+            .chain(self.dealing_deadline())
+            .chain(self.node.retry)
+            .min()
     }
 
     /// What is due.
     pub(super) fn node_turn(&mut self) {
         if self.node_deadline().is_some_and(|at| at <= now()) {
             self.look_for_blocked();
-            self.deal();
+            self.try_again();
+            self.deal_soon();
         }
         self.deal_if_due();
+    }
+
+    /// Sends what could not be sent.
+    fn try_again(&mut self) {
+        if self.node.retry.is_none_or(|at| at > now()) {
+            return;
+        }
+        self.node.retry = None;
+        let stalled = |(id, held): (&WorkerId, &mut super::Held)| {
+            let talk = held.talk.as_mut().filter(|t| t.channel.is_stalled())?;
+            talk.channel.flush();
+            Some(*id)
+        };
+        let all: Vec<WorkerId> = self.held.iter_mut().filter_map(stalled).collect();
+        for worker in all {
+            self.watch_channel(worker);
+        }
     }
 }

@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where a worker listens: one of the app's listeners, or a socket that we open for it.
 
-use super::super::bind;
 use super::super::listeners::{Line, Listener};
 use super::{Engine, Event, Level, MAX_SERVERS, MAX_TICKET, MAX_TICKETS, Outgoing, Sent, Server};
-use crate::config::{ListenAddress, Spread};
+use crate::config::{Runner, Spread};
 use crate::core::{Notification, WorkerId};
 use crate::protocol::node::message::{Kind, Query};
 use nix::libc;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Sockets that are opened because workers ask for them, at the most.
-const MAX_EXTRAS: usize = 256;
 /// Sockets on their way to one worker, at the most: each is a descriptor of ours.
 const MAX_ON_THEIR_WAY: usize = 128;
 /// Where descriptors that systemd passes begin (sd_listen_fds(3)).
@@ -40,16 +35,6 @@ impl Place {
     }
 }
 
-/// A socket that was opened because a worker asked for it. All workers share it; it is closed
-/// when no worker has it any more.
-pub struct Extra {
-    name: u64,
-    /// What was asked; where the port is 0, workers with the same index share one.
-    query: Query,
-    line: Line,
-    port: Option<u16>,
-}
-
 impl Engine {
     /// Answers a worker that wants to listen.
     pub(super) fn answer(&mut self, worker: WorkerId, seq: u64, query: Query) {
@@ -61,10 +46,14 @@ impl Engine {
             return;
         };
         let known = talk.servers.iter().any(|s| s.key == key);
-        let spread = talk.spread;
+        let (spread, runner) = (talk.spread, talk.runner);
         let place = match () {
             () if known || talk.servers.len() >= MAX_SERVERS => Err(libc::EADDRINUSE),
-            () if talk.handles.len() >= MAX_ON_THEIR_WAY => Err(libc::EMFILE),
+            () if talk.handles.len().max(talk.channel.descriptors_waiting())
+                >= MAX_ON_THEIR_WAY =>
+            {
+                Err(libc::EMFILE)
+            }
             () => self.find_place(worker, &query),
         };
         let found = place.and_then(|place| {
@@ -81,7 +70,9 @@ impl Engine {
             }
         };
         let data = self.tickets(&key, &query);
-        let dealt = spread == Spread::RoundRobin && place.listener().is_some();
+        let deno = runner == Runner::Deno;
+        let common = |n: usize| deno || !self.listeners[n].per_slot;
+        let dealt = spread == Spread::RoundRobin && place.listener().is_some_and(common);
         if let Some(talk) = self.talk(worker) {
             talk.servers.push(Server {
                 key: key.clone(),
@@ -205,61 +196,6 @@ impl Engine {
         }
     }
 
-    /// A socket of its own for an address that is not the app's.
-    fn extra_place(&mut self, worker: WorkerId, query: &Query) -> Result<Place, i32> {
-        let same = |e: &&Extra| {
-            let (a, b) = (&e.query, query);
-            (&a.address, a.port, a.kind) == (&b.address, b.port, b.kind)
-                && (a.port != Some(0) || a.index == b.index)
-        };
-        if let Some(known) = self.node.extras.iter().find(same) {
-            return Ok(Place::Extra(known.name));
-        }
-        let strict = self.core.worker(worker).is_some_and(|w| {
-            let release = self.releases.get(&w.generation);
-            release.is_some_and(|r| r.config.node.strict_ports)
-        });
-        let own: Vec<String> = self.listeners.iter().map(|l| l.address.clone()).collect();
-        let own = own.join(", ");
-        if strict {
-            let text = format!(
-                "it listens on {query}, which is not one of the app's addresses ({own}): it gets \
-                 EACCES (node.strict_ports)"
-            );
-            self.about_once(worker, Level::Error, &text);
-            return Err(libc::EACCES);
-        }
-        if self.node.extras.len() >= MAX_EXTRAS {
-            return Err(libc::EMFILE);
-        }
-        let (line, port) = open(query).map_err(|error| {
-            let text = format!("it listens on {query}: {error:#}");
-            self.about_once(worker, Level::Error, &text);
-            errno_of(&error)
-        })?;
-        let hint = match query.kind {
-            Kind::Path => "put it into `listen`, if it is to outlive the workers",
-            _ => {
-                "put it into `listen`, or let the app listen on process.env.PORT, if it is where \
-                  its clients are"
-            }
-        };
-        let text = format!(
-            "it listens on {query}, which is not one of the app's addresses ({own}): opened for \
-             all workers ({hint})"
-        );
-        self.about_once(worker, Level::Warning, &text);
-        let name = self.node.next_extra;
-        self.node.next_extra += 1;
-        self.node.extras.push(Extra {
-            name,
-            query: query.clone(),
-            line,
-            port,
-        });
-        Ok(Place::Extra(name))
-    }
-
     /// It listens.
     pub(super) fn listens(&mut self, worker: WorkerId, said: &Query) {
         let extras: Vec<(u64, Option<u16>)> =
@@ -317,48 +253,6 @@ impl Engine {
         };
         all.all(common)
     }
-
-    /// What a worker that should have listened by now has done instead.
-    pub(in super::super) fn tell_why_not_listening(&mut self, worker: WorkerId) {
-        let Some(held) = self.held.get(&worker) else {
-            return;
-        };
-        let Some(talk) = &held.talk else {
-            return;
-        };
-        let listening = |s: &&Server| s.listening;
-        let places = talk.servers.iter().filter(listening);
-        let has: Vec<String> = places.map(|s| s.query.to_string()).collect();
-        let missing = self.listeners.iter().enumerate();
-        let missing = missing.filter(|(n, l)| !l.per_slot && talk.server_for(*n).is_none());
-        let missing: Vec<&str> = missing.map(|(_, l)| l.address.as_str()).collect();
-        let text = match (missing.is_empty(), has.is_empty(), talk.channel.speaker()) {
-            (true, ..) => return,
-            (_, false, _) => format!(
-                "it listens on {}, but not on {}: let it listen on process.env.PORT, or change \
-                 `listen`",
-                has.join(", "),
-                missing.join(", ")
-            ),
-            (_, _, None) => "nothing was said over its channel: either it is no Node program, or \
-                             what was started keeps the channel from it"
-                .to_owned(),
-            (_, _, Some(_)) => "it has not listened on anything that is seen; a server with \
-                                `exclusive: true` or `reusePort: true` opens its port by itself \
-                                and is not seen: leave that out"
-                .to_owned(),
-        };
-        self.about(worker, Level::Error, &text);
-    }
-
-    /// Closes sockets that no worker has any more: clients would wait in them for nobody.
-    pub(super) fn drop_extras(&mut self) {
-        let talks = self.held.values().filter_map(|h| h.talk.as_ref());
-        let places = talks.flat_map(|t| t.servers.iter().map(|s| s.place));
-        let used: Vec<Place> = places.collect();
-        let is_used = |e: &Extra| used.contains(&Place::Extra(e.name));
-        self.node.extras.retain(is_used);
-    }
 }
 
 /// How well a listener is what a query means; less is better, `None`: it is not.
@@ -388,34 +282,4 @@ fn fit(listener: &Listener, line: usize, query: &Query) -> Option<u32> {
             _ => 2,
         } + u32::from(listener.per_slot),
     )
-}
-
-/// Opens the socket that Node's own primary would (lib/net.js, `createServerHandle`).
-fn open(query: &Query) -> anyhow::Result<(Line, Option<u16>)> {
-    let address = match query.kind {
-        Kind::Path => ListenAddress::Unix(PathBuf::from(query.address.as_deref().unwrap_or(""))),
-        _ => {
-            let port = query.port.and_then(|p| u16::try_from(p).ok());
-            let port = port.ok_or_else(|| anyhow::anyhow!("that is no port"))?;
-            match query.address.as_deref() {
-                None | Some("") => ListenAddress::Port(port),
-                Some(text) => ListenAddress::Tcp(SocketAddr::new(text.parse()?, port)),
-            }
-        }
-    };
-    let only_v6 = query.flags & 1 != 0;
-    let line = bind::open_one(&address, only_v6)?;
-    if let (ListenAddress::Unix(path), true) = (&address, query.everybody != (false, false)) {
-        let mode = std::fs::metadata(path)?.permissions().mode() & 0o777;
-        let (read, write) = query.everybody;
-        let more = if read { 0o444 } else { 0 } | if write { 0o222 } else { 0 };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | more))?;
-    }
-    let port = line.port();
-    Ok((line, port))
-}
-
-fn errno_of(error: &anyhow::Error) -> i32 {
-    let known = error.downcast_ref::<bind::BindError>();
-    known.map_or(libc::EINVAL, |found| found.errno as i32)
 }

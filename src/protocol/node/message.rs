@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::time::Duration;
@@ -107,6 +108,13 @@ pub enum Preload {
     },
     /// No connection is left.
     Drained,
+    /// A server opens its port by itself.
+    Alone {
+        /// The port.
+        port: u16,
+        /// The option of `listen()` that says so.
+        option: &'static str,
+    },
     /// Figures of the event loop.
     Vitals {
         /// Share of the time that the event loop was busy, 0 to 1.
@@ -135,6 +143,7 @@ struct Raw {
     writable_all: Option<bool>,
     node: Option<String>,
     signals: Option<Vec<String>>,
+    option: Option<String>,
     utilization: Option<f64>,
     heap: Option<u64>,
 }
@@ -144,27 +153,49 @@ struct Raw {
 /// # Errors
 /// It is not JSON, or not what Node sends; the text says so.
 pub fn parse(line: &[u8]) -> Result<Incoming, String> {
+    if comes_with_a_descriptor(line) {
+        return Ok(Incoming::Handle);
+    }
     let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
     let wrong = |e: serde_json::Error| format!("it is not JSON: {e}");
-    if !text.contains("\"NODE_") {
-        // Messages of the app may be large; nothing needs to be known of them.
-        let _: IgnoredAny = serde_json::from_str(text).map_err(wrong)?;
-        return Ok(Incoming::User(text.trim().to_owned()));
-    }
-    if let Some(frequent) = frequent(text) {
+    if text.contains("\"NODE_")
+        && let Some(frequent) = frequent(text)
+    {
         return Ok(frequent);
     }
-    let value: Value = serde_json::from_str(text).map_err(wrong)?;
-    let command = value.get("cmd").and_then(Value::as_str).unwrap_or("");
-    match command {
-        "NODE_HANDLE_ACK" => Ok(Incoming::HandleAck),
-        "NODE_HANDLE_NACK" => Ok(Incoming::HandleNack),
-        "NODE_HANDLE" => Ok(Incoming::Handle),
-        "NODE_CLUSTER" => cluster(raw(value)?),
-        "NODE_APP_CLUSTER" => Ok(preload(raw(value)?)),
-        internal if internal.starts_with("NODE_") => Ok(Incoming::Other),
-        _ => Ok(Incoming::User(text.trim().to_owned())),
+    // Messages of the app may be large, and odd; nothing else needs to be known of them.
+    let command = match serde_json::from_str::<Head>(text) {
+        Ok(head) => head
+            .cmd
+            .and_then(|cmd| serde_json::from_str(cmd.get()).ok()),
+        Err(_) => {
+            let _: IgnoredAny = serde_json::from_str(text).map_err(wrong)?;
+            None
+        }
+    };
+    let internal = command.filter(|command: &String| command.starts_with("NODE_"));
+    match internal.as_deref() {
+        None => Ok(Incoming::User(text.trim().to_owned())),
+        Some("NODE_HANDLE_ACK") => Ok(Incoming::HandleAck),
+        Some("NODE_HANDLE_NACK") => Ok(Incoming::HandleNack),
+        Some("NODE_HANDLE") => Ok(Incoming::Handle),
+        Some("NODE_CLUSTER") => cluster(raw(text)?),
+        Some("NODE_APP_CLUSTER") => Ok(preload(raw(text)?)),
+        Some(_) => Ok(Incoming::Other),
     }
+}
+
+/// Whether a line is one that Node sends with a descriptor, whatever the rest of it is: it has
+/// to be acknowledged.
+pub fn comes_with_a_descriptor(line: &[u8]) -> bool {
+    line.starts_with(br#"{"cmd":"NODE_HANDLE","#)
+}
+
+/// What says whose a message is.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    cmd: Option<&'a RawValue>,
 }
 
 /// What matters of the two lines that each connection brings.
@@ -188,8 +219,8 @@ fn frequent(text: &str) -> Option<Incoming> {
     }
 }
 
-fn raw(value: Value) -> Result<Raw, String> {
-    let raw: Raw = serde_json::from_value(value).map_err(|e| format!("it makes no sense: {e}"))?;
+fn raw(text: &str) -> Result<Raw, String> {
+    let raw: Raw = serde_json::from_str(text).map_err(|e| format!("it makes no sense: {e}"))?;
     let texts = [&raw.key, &raw.address, &raw.node];
     let longest = texts.into_iter().flatten().map(String::len).max();
     match longest > Some(MAX_TEXT) {
@@ -255,6 +286,16 @@ fn preload(raw: Raw) -> Incoming {
             signals: raw.signals.unwrap_or_default(),
         }),
         Some("drained") => Incoming::Preload(Preload::Drained),
+        Some("alone") => match raw.port.and_then(|port| u16::try_from(port).ok()) {
+            Some(port) => Incoming::Preload(Preload::Alone {
+                port,
+                option: match raw.option.as_deref() {
+                    Some("reusePort") => "reusePort",
+                    _ => "exclusive",
+                },
+            }),
+            None => Incoming::Other,
+        },
         Some("vitals") => Incoming::Preload(Preload::Vitals {
             utilization: raw.utilization.unwrap_or(0.0).clamp(0.0, 1.0),
             heap: raw.heap.unwrap_or(0),
@@ -570,6 +611,17 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert!(parse(deep.as_bytes()).is_err());
+        // Odd, but the app's own business.
+        for odd in [
+            format!(r#"{{"a":{deep}{},"NODE_ENV":1}}"#, "]".repeat(100_000)),
+            r#"{"NODE_ENV":"\ud800"}"#.to_owned(),
+            r#"{"cmd":1,"a":"NODE_X"}"#.to_owned(),
+        ] {
+            let heard = parse(odd.as_bytes());
+            assert!(matches!(heard, Ok(Incoming::User(_))), "{heard:?}");
+        }
+        let handle = br#"{"cmd":"NODE_HANDLE","type":"net.Socket","msg":"\ud800"#;
+        assert_eq!(parse(handle), Ok(Incoming::Handle));
         let long = format!(
             r#"{{"cmd":"NODE_CLUSTER","act":"close","key":"{}"}}"#,
             "k".repeat(5_000)

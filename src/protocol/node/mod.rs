@@ -10,6 +10,7 @@
 
 pub mod channel;
 pub mod message;
+pub mod user;
 
 /// What workers load ahead of the app, see its own head.
 pub const PRELOAD: &str = include_str!("preload.cjs");

@@ -2,8 +2,8 @@
 'use strict';
 // Loaded by NODE_OPTIONS into the workers of app-cluster. It adds what the node:cluster protocol lacks:
 // a drain that loses no request of a kept-alive connection, the channel behind npm, tsx and the like, and
-// figures of the event loop. It speaks over the cluster channel in messages that the app does not see
-// ("NODE_..." is internal to Node). Node 10 must be able to parse it; before 18 it does nothing.
+// figures of the event loop. It speaks over the cluster channel in messages that the app does not see.
+// Node 10 must be able to parse it; before 18 it does nothing.
 //
 // What the app could notice: some methods of net.Server and http.Server have another source text, there
 // is a listener for 'connection' on HTTP servers, for 'close' on their connections and for
@@ -14,6 +14,8 @@ const MESSAGE = 'NODE_APP_CLUSTER';
 const QUIET = 1000;
 /** Longest wait for a signal that was sent before a message that came (ms). */
 const LATE = 2000;
+/** A client has at least so long to answer the close of its WebSocket (ms): it may be slow to read up to it. */
+const ANSWER = 5000;
 /** Programs that run the app in another process and have to leave the channel to it: by name, or by package. */
 const MANAGERS = /^(npm|npx|pnpm|pnpx|yarn|yarnpkg|corepack)(-cli|-[\d.]+)?(\.[cm]?js)?$/;
 const LAUNCHERS = new Set(['npm', 'pnpm', 'yarn', 'corepack', 'tsx', 'cross-env', 'nodemon', 'npm-run-all',
@@ -31,8 +33,7 @@ function isLauncher() {
 /** Takes ourselves out of the environment: neither the app nor its children are to see it. */
 function cleanEnvironment() {
   const { env } = process;
-  delete env.APP_CLUSTER_FD;
-  delete env.APP_CLUSTER_ID;
+  for (const name of ['APP_CLUSTER_FD', 'APP_CLUSTER_ID']) delete env[name];
   if (env.NODE_OPTIONS === undefined) return;
   const ours = (path) => {
     try { return require('fs').realpathSync(path) === __filename; } catch { return path === __filename; }
@@ -230,10 +231,7 @@ const lookAt = quietly((connection, quiet, idle, time) => {
     return;
   }
   const below = isTls(connection.server) && !connection.encrypted;
-  if (!below && !connection.parser) {
-    if (plan) closeWebSocket(connection, time);
-    return;
-  }
+  if (!below && !connection.parser) return void (plan && closeWebSocket(connection, time));
   const bytes = connection.bytesRead;
   const isQuiet = bytes === 0 || (!below && !connection._httpMessage && idle.has(connection.parser));
   if (!isQuiet) seen.delete(connection);
@@ -253,7 +251,7 @@ function closeWebSocket(socket, time) {
     const left = Math.max(plan.since + plan.spread - time, 0);
     seen.set(socket, { asked: plan, due: time + Math.random() * left });
   } else if (state.until === undefined && time >= state.due) {
-    state.until = time + plan.within / 4;
+    state.until = time + Math.max(plan.within / 4, ANSWER);
     webSocket.close(1012, 'Service Restart');
   } else if (time >= state.until) {
     socket.destroy();
@@ -306,9 +304,18 @@ const closeIdleConnections = (original) => function closeIdleConnections() {
   if (!retiring.has(this)) original.call(this);
 };
 
+/** Such a server does not ask the primary for its port, which nobody would understand from what follows. */
+const tellIfAlone = quietly((args) => {
+  const [{ port, exclusive, reusePort }] = require('net')._normalizeArgs(args);
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const reuses = reusePort && (major > 22 || (major === 22 && minor >= 12));
+  if (exclusive || reuses) say('alone', { port: Number(port), option: exclusive ? 'exclusive' : 'reusePort' });
+});
+
 function listen(original) {
   return function listen(...args) {
     watch(this);
+    tellIfAlone(args);
     if (plan === null || this._handle) {
       if (plan === null) retiring.delete(this);
       return original.apply(this, args);
@@ -329,7 +336,8 @@ function drain({ quiet, within, hurry }) {
   plan = { quiet: number(quiet, QUIET), within: number(within, 30000), since: performance.now() };
   plan.spread = hurry ? Math.min(1000, plan.within / 4) : plan.within / 2;
   const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
-  if (first) for (const name of signals) process.once(name, () => heard.add(name));
+  // First and once: some packages (signal-exit) act on a signal only if nobody else listens to it then.
+  if (first) for (const name of signals) process.prependOnceListener(name, () => heard.add(name));
   say('draining', { signals });
   const end = quietly((server) => { stopListening(server); retire(server, plan.quiet); });
   for (const server of live()) {
@@ -352,7 +360,7 @@ function release({ after }) {
   if (heard.has(after) || (after === 'message' && acts)) letGo();
   else if (acts) {
     // A signal goes another way than messages: this one is still to come.
-    process.once(after, () => setImmediate(letGo));
+    process.prependOnceListener(after, () => setImmediate(letGo));
     setTimeout(letGo, LATE).unref();
   } else {
     // The app does not know yet that these are closed.

@@ -50,8 +50,9 @@ const acts = {
       say({ cmd: 'NODE_CLUSTER', act: 'queryServer', ...query, index: seq, port: 0, seq });
     }
   },
-  ack: () => say({ cmd: 'NODE_HANDLE_ACK' }),
-  nack: () => say({ cmd: 'NODE_HANDLE_NACK' }),
+  // One may be for the question whether it is there, which status asks.
+  ack: () => { for (let i = 0; i < 3; i++) say({ cmd: 'NODE_HANDLE_ACK' }); },
+  nack: () => { for (let i = 0; i < 3; i++) say({ cmd: 'NODE_HANDLE_NACK' }); },
   unwrapped: () => say({ cmd: 'NODE_HANDLE', type: 'net.Socket', msg: {} }),
   types: () => {
     say({ cmd: 'NODE_CLUSTER', act: 'queryServer', index: 'x', port: {}, address: 7, seq: [] });
