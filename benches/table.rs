@@ -6,6 +6,7 @@
 
 #[path = "../tests/support/load.rs"]
 mod load;
+mod node;
 
 use load::{Kind, Load, LoadSpec};
 use std::fs;
@@ -25,12 +26,18 @@ fn main() {
         return;
     }
     let mut table = Table::default();
+    // `cargo bench --bench table -- node`: this part alone.
+    if std::env::args().any(|a| a == "node") {
+        node::measure(&mut table);
+        return table.print();
+    }
     start_times(&mut table);
     crash_times(&mut table);
     generator_time(&mut table);
     memory(&mut table);
     idle(&mut table);
     throughput(&mut table);
+    node::measure(&mut table);
     table.print();
 }
 
@@ -51,41 +58,43 @@ impl Table {
     }
 }
 
-/// A supervisor of `hello` workers without systemd, in a directory of its own.
+/// A supervisor without systemd, in a directory of its own.
 struct Supervisor {
     child: Child,
-    directory: PathBuf,
+    directory: tempfile::TempDir,
     address: SocketAddr,
     began: Instant,
 }
 
 impl Supervisor {
     fn start(workers: usize) -> Supervisor {
-        let directory = std::env::temp_dir().join(format!(
-            "app-cluster-bench-{}-{:?}",
-            std::process::id(),
-            Instant::now()
-        ));
-        let directory = PathBuf::from(directory.display().to_string().replace(' ', ""));
-        fs::create_dir_all(&directory).expect("a directory");
+        Supervisor::of(|address| {
+            format!(
+                "command = [{BINARY:?}, \"hello\"]\nworkers = {workers}\n\
+                 listen = [\"{address}\"]\n"
+            )
+        })
+    }
+
+    /// With this configuration, which is told the address.
+    fn of(text: impl FnOnce(SocketAddr) -> String) -> Supervisor {
+        let home = tempfile::tempdir().expect("a directory");
+        let directory = home.path();
         let address = free_address();
         let config = directory.join("bench.toml");
-        let text = format!(
-            "command = [{BINARY:?}, \"hello\"]\nworkers = {workers}\nlisten = [\"{address}\"]\n"
-        );
-        fs::write(&config, text).expect("a configuration");
+        fs::write(&config, text(address)).expect("a configuration");
         let began = Instant::now();
         let child = Command::new(BINARY)
             .args(["run", "bench", "--config"])
             .arg(&config)
-            .env("RUNTIME_DIRECTORY", &directory)
+            .env("RUNTIME_DIRECTORY", directory)
             .stderr(fs::File::create(directory.join("log")).expect("a log"))
             .stdin(Stdio::null())
             .spawn()
             .expect("a supervisor");
         Supervisor {
             child,
-            directory,
+            directory: home,
             address,
             began,
         }
@@ -102,11 +111,15 @@ impl Supervisor {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     fn wait_ready(&self, workers: usize) -> Duration {
-        until(|| self.log().matches("is ready").count() >= workers);
+        until(|| {
+            let log = self.log();
+            assert!(!log.contains("error:"), "{log}");
+            log.matches("is ready").count() >= workers
+        });
         self.began.elapsed()
     }
 }
@@ -123,7 +136,6 @@ impl Drop for Supervisor {
             }
             std::thread::yield_now();
         }
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

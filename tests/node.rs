@@ -65,6 +65,8 @@ fn main() -> ExitCode {
         robin::ROWS,
         blocked::ROWS,
         lossless::ROWS,
+        companion::ROWS,
+        figures::ROWS,
     ];
     let rows = suites.concat();
     let mut trials = Vec::new();
@@ -76,7 +78,7 @@ fn main() -> ExitCode {
         trials.extend(rows.iter().map(|row| trial(version, *row)));
     }
     // What does not depend on the version.
-    for row in [hostile::ROWS, others::ROWS, companion::ROWS, figures::ROWS].concat() {
+    for row in [hostile::ROWS, others::ROWS].concat() {
         trials.push(trial(GATE, row));
     }
     libtest_mimic::run(&args, trials).exit_code()

@@ -181,8 +181,17 @@ fn show(app: &str, options: &Options, workers: &Workers, entry: &Value) -> std::
     }
     match slot {
         Some(slot) => writeln!(out, "{time} {app}[{slot}] {pid} | {message}"),
+        None if is_companion(app, entry) => {
+            writeln!(out, "{time} {app}[companion] {pid} | {message}")
+        }
         None => writeln!(out, "{time} {app} {pid} | {message}"),
     }
+}
+
+/// Whether the companion, or what it has started, wrote a line: they have a cgroup of their own.
+fn is_companion(app: &str, entry: &Value) -> bool {
+    let own = format!("/{}/companion", units(app).0);
+    text(entry, "_SYSTEMD_CGROUP").is_some_and(|cgroup| cgroup.ends_with(&own))
 }
 
 /// The last lines of one worker, written at or after `since` and, where it is known, in
@@ -316,6 +325,9 @@ mod tests {
             "_SYSTEMD_INVOCATION_ID": "aa",
         });
         assert_eq!(workers.slot(&child), Some(1));
+        let companion = json!({ "_SYSTEMD_CGROUP": "/a.slice/app-cluster@web.service/companion" });
+        assert!(is_companion("web", &companion) && !is_companion("b", &companion));
+        assert!(!is_companion("web", &child));
         let early = json!({ "_PID": "70", "_SYSTEMD_INVOCATION_ID": "aa" });
         assert_eq!(workers.slot(&early), Some(1));
         let another_run = json!({ "_PID": "70", "_SYSTEMD_INVOCATION_ID": "bb" });

@@ -170,17 +170,27 @@ fn new(options: &Options, script: Option<&Path>, here: &Path) -> Result<(), Fail
     let mut app = describe(options, script, here)?;
     let name = app.name.clone();
     let file = config_file(&name);
-    if app.listen.is_empty() {
-        app.listen = vec![learn::address(&app, options.dry_run)?];
+    if app.listen.is_empty() && options.dry_run {
+        return Err(learn::not_with_dry_run(&name));
     }
-    let text = app.render();
-    Config::parse(&text, &file.display().to_string()).map_err(settings::bad_config)?;
+    let rendered = |app: &NewApp| {
+        let text = app.render();
+        let read = Config::parse(&text, &file.display().to_string());
+        read.map_err(settings::bad_config).map(|_| text)
+    };
+    let mut text = rendered(&app)?;
     if options.dry_run {
         print!("{text}");
         return steps(&name, Some(&file));
     }
     settings::may_write(Path::new(CONFIG_DIRECTORY), &own_arguments())?;
+    // Ahead of the bus, which has threads.
+    let interrupts = app.listen.is_empty().then(learn::Interrupts::catch);
     let systemd = Systemd::connect("daemon-reload")?;
+    if let Some(interrupts) = interrupts {
+        app.listen = vec![learn::address(&app, &interrupts?)?];
+        text = rendered(&app)?;
+    }
     free(&app.listen, Some(&systemd))?;
     if name == DEFAULT_NAME {
         autostart::set_links(&systemd, app.autostart, None)?;

@@ -20,6 +20,11 @@ pub enum Action {
         /// Which configuration and code.
         generation: GenerationId,
     },
+    /// Ask whether the worker answers. Answered by `Alive`, when it does.
+    Ask {
+        /// Which.
+        worker: WorkerId,
+    },
     /// Ask the worker to stop accepting and to finish. Answered by `Drained`.
     Drain {
         /// Whom.

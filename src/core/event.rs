@@ -50,6 +50,11 @@ pub enum Event {
         /// How long it may have to end by itself before it is signalled.
         grace: Duration,
     },
+    /// The answer to [`super::Action::Ask`]: the worker answers, or cannot be asked.
+    Alive {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The worker runs, but does not answer.
     Blocked {
         /// Which.

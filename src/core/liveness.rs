@@ -29,6 +29,15 @@ impl Supervisor {
         });
     }
 
+    /// It has stayed ready long enough, and answers.
+    pub(super) fn on_alive(&mut self, id: WorkerId) {
+        let ready = |w: &Worker| w.state == WorkerState::Ready;
+        let due = self.timers.get(Timer::Settle(id)).is_none();
+        if due && self.workers.get(&id).is_some_and(ready) {
+            self.on_settled(id);
+        }
+    }
+
     /// It has answered.
     pub(super) fn on_answered(&mut self, id: WorkerId) {
         let now = self.now;

@@ -121,6 +121,7 @@ impl Supervisor {
             Event::Notified { worker, what } => self.on_notified(worker, what),
             Event::Probed { worker, ready } => self.on_probed(worker, ready),
             Event::Drained { worker, grace } => self.on_drained(worker, grace),
+            Event::Alive { worker } => self.on_alive(worker),
             Event::Blocked { worker, since } => self.on_blocked(worker, since),
             Event::Answered { worker } => self.on_answered(worker),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
@@ -141,7 +142,7 @@ impl Supervisor {
             match timer {
                 Timer::Start(worker) => self.on_start_timeout(worker),
                 Timer::Probe(worker) => self.on_probe_due(worker),
-                Timer::Settle(worker) => self.on_settled(worker),
+                Timer::Settle(worker) => self.actions.push(Action::Ask { worker }),
                 Timer::Signal(worker) => self.send_stop_signal(worker),
                 Timer::Hung(worker) => self.on_hung(worker),
                 Timer::Kill(worker) => self.kill_worker(worker),

@@ -45,6 +45,12 @@ impl Supervisor {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.leaving = true;
         }
+        let policy = self.policy(self.workers[&id].generation);
+        if policy.drains {
+            // Its channel tells when it has nothing left to do.
+            let within = policy.drain_timeout - last_words(policy.drain_timeout);
+            self.timers.set(Timer::Signal(id), self.now + within);
+        }
     }
 
     /// Asks a worker to finish. One that has been asked, or is gone, is left alone.

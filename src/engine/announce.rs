@@ -9,6 +9,7 @@ impl Engine {
     /// Everything that is derived from a change of state.
     pub(super) fn announce(&mut self, transition: &Transition) {
         self.steering.outdate();
+        self.deal_soon();
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
@@ -26,7 +27,6 @@ impl Engine {
                 // A worker's own listen(2) may have shortened the queue for all.
                 let _ = line.restore_backlog();
             }
-            self.deal();
         }
         if let Some(progress) = events::worker_progress(transition) {
             for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {

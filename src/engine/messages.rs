@@ -135,17 +135,25 @@ impl Engine {
     /// Sends JSON text to workers; it must not be one of Node's own messages.
     pub(super) fn deliver(&mut self, to: &To, message: &str) -> Delivered {
         let mut all = Delivered::default();
-        let slots = match to {
-            To::All => vec![None],
-            To::Slots(slots) => slots.iter().copied().map(Some).collect(),
-        };
-        for slot in slots {
-            let targets = self.targets(slot);
-            if targets.is_empty() {
-                all.failed.push(match slot {
-                    Some(slot) => format!("slot {slot} has no worker now"),
-                    None => "no worker serves now".to_owned(),
+        let here = |target: Option<SlotId>| self.targets(target);
+        let groups: Vec<(Vec<(WorkerId, SlotId)>, String)> = match to {
+            To::All => vec![(here(None), "no worker serves now".to_owned())],
+            To::Slots(slots) => {
+                let slots = slots.iter().map(|slot| {
+                    let none = format!("slot {slot} has no worker now");
+                    (here(Some(SlotId(*slot))), none)
                 });
+                slots.collect()
+            }
+            To::Worker(id) => {
+                let known = self.core.worker(WorkerId(*id));
+                let known = known.map(|worker| (worker.id, worker.slot));
+                vec![(known.into_iter().collect(), format!("worker {id} is gone"))]
+            }
+        };
+        for (targets, none) in groups {
+            if targets.is_empty() {
+                all.failed.push(none);
             }
             for (worker, slot) in targets {
                 match self.tell(worker, message) {
@@ -163,18 +171,22 @@ impl Engine {
         all
     }
 
-    /// The workers that serve, in `slot` or anywhere. In a slot: else the one that is about to.
-    fn targets(&self, slot: Option<u32>) -> Vec<(WorkerId, SlotId)> {
-        let here = |w: &&Worker| slot.is_none_or(|slot| w.slot.0 == slot);
-        let of = |state: WorkerState| {
+    /// The workers that serve in a slot, else the one that is about to; without a slot all that
+    /// serve or finish.
+    fn targets(&self, slot: Option<SlotId>) -> Vec<(WorkerId, SlotId)> {
+        let of = |states: &[WorkerState]| {
+            let here = |w: &&Worker| slot.is_none_or(|slot| w.slot == slot);
             let workers = self.core.workers().filter(here);
-            let found = workers.filter(move |w| w.state == state);
+            let found = workers.filter(|w| states.contains(&w.state));
             found.map(|w| (w.id, w.slot)).collect::<Vec<_>>()
         };
-        let serving = of(WorkerState::Ready);
-        match (serving.is_empty(), slot) {
-            (true, Some(_)) => of(WorkerState::Starting),
-            _ => serving,
+        if slot.is_none() {
+            return of(&[WorkerState::Ready, WorkerState::Draining]);
+        }
+        let serving = of(&[WorkerState::Ready]);
+        match serving.is_empty() {
+            true => of(&[WorkerState::Starting]),
+            false => serving,
         }
     }
 }

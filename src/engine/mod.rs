@@ -10,6 +10,7 @@ mod announce;
 mod bind;
 mod cgroup;
 mod companion;
+mod end;
 mod events;
 mod journal;
 mod listeners;
@@ -373,25 +374,6 @@ impl Engine {
             self.ask_vitals();
             self.next_ping = Some(now() + interval / 2);
         }
-    }
-
-    fn finish(mut self) -> Result<Outcome> {
-        let outcome = self.outcome.take().unwrap_or(Outcome::Stopped);
-        match &outcome {
-            Outcome::Stopped => self.log(Record::plain(Level::Info, "stopped")),
-            // Whoever called us says why; systemd shows the line that it was told last.
-            Outcome::StartFailed(_) => self.systemd.set_status(&self.core.status_line()),
-        }
-        self.reap_orphans();
-        self.leave_lines();
-        self.audience.end();
-        self.companion_is_gone();
-        self.journal.finish(LAST_WORDS);
-        // Those who still wait will have no answer.
-        self.waiting.clear();
-        drop(self.calls);
-        self.open.settle(LAST_WORDS);
-        Ok(outcome)
     }
 
     fn log(&mut self, record: Record) {

@@ -40,6 +40,7 @@ impl Engine {
                 within,
                 hurry,
             } => self.drain(worker, within, hurry),
+            Action::Ask { worker } => self.try_worker(worker),
             Action::Signal { worker, signal } => {
                 if !self.signal_node(worker, signal) {
                     self.signal(worker, signal);

@@ -44,6 +44,8 @@ impl Release {
 impl Engine {
     /// [`crate::core::Action::LoadConfig`]
     pub(super) fn load_config(&mut self, generation: GenerationId) {
+        // A new configuration may be told the same again.
+        self.node.told.clear();
         let result = self.try_load(generation);
         self.pending
             .push_back(Event::ConfigLoaded { generation, result });

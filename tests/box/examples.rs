@@ -12,12 +12,13 @@ use crate::versions::{MAIN, Node};
 pub const TESTS: &[Test] = &[test!(examples_for_node)];
 
 /// Name, what to ask, and what is in the answer. There is no Redis in the box.
-const ALL: [(&str, &str, &str); 5] = [
+const ALL: [(&str, &str, &str); 6] = [
     ("express", "8001/", "\"worker\":"),
     ("websocket", "8002/", "new WebSocket("),
     ("redis", "", ""),
     ("graceful-shutdown", "8004/", "\"pid\":"),
     ("database-pool", "8005/pool", "\"max\":5,"),
+    ("companion", "8006/stats", "\"requests\":"),
 ];
 
 fn examples_for_node(b: &TestBox) {
@@ -49,10 +50,39 @@ fn examples_for_node(b: &TestBox) {
         long(b, &format!("systemctl reload app-cluster@{name}")).ok();
         let answer = b.sh(&ask).ok();
         assert!(answer.contains(part), "{name}: {answer}");
+        if *name == "companion" {
+            companion_is_apart(b);
+        }
         long(b, &format!("systemctl stop app-cluster@{name}")).ok();
         let result = b.show(&format!("app-cluster@{name}.service"), "Result");
         assert_eq!(result, "success", "{name}");
     }
+}
+
+/// The companion has a cgroup of its own, and is started again when all of that is killed.
+fn companion_is_apart(b: &TestBox) {
+    let find = "find /sys/fs/cgroup -path '*/app-cluster@companion.service/companion/cgroup.procs'";
+    let members = || b.sh(&format!("{find} -exec cat {{}} +")).stdout;
+    let before = members();
+    assert_eq!(before.lines().count(), 1, "{before:?}");
+    b.sh(&format!("kill -9 {before}")).ok();
+    b.wait_until("another companion", || {
+        let now = members();
+        now.lines().count() == 1 && now != before
+    });
+    let status = b.run(&["app-cluster", "status", "companion"]).ok();
+    let line = format!("Companion: running, pid {},", members().trim());
+    assert!(status.contains(&line), "{status}");
+    // What Node says of a warning goes to the journal, as the companion's.
+    b.sh(&format!("kill -USR1 {}", members().trim())).ok();
+    b.wait_until("a line in the log", || {
+        let logs = b.run(&["app-cluster", "logs", "companion"]).stdout;
+        let line = format!(
+            "companion[companion] {} | Debugger listening",
+            members().trim()
+        );
+        logs.contains(&line)
+    });
 }
 
 /// `cp -r examples/node/NAME /srv/`, `npm install`, and the configuration.

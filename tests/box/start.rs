@@ -153,7 +153,7 @@ fn start_finds_out_where_a_node_program_listens(b: &TestBox) {
         assert!(!b.exists("/etc/app-cluster/no.toml"));
     }
     let left = b
-        .sh("pgrep -f '[n]o[.]js' || true; ls /tmp | grep preload || true")
+        .sh("pgrep -f '[n]o[.]js' || true; ls /run /tmp | grep preload || true")
         .ok();
     assert_eq!(left, "");
 }

@@ -62,7 +62,7 @@ fn full(node: &Node) -> Result<(), String> {
     let dev = App::kit(node).keys("hung_timeout = 0").start();
     let pid = nix::unistd::Pid::from_raw(dev.pids()[0]);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("a signal");
-    let long = format!("\"{}\"", "x".repeat(700_000));
+    let long = format!("\"{}\"", "x".repeat(400_000));
     let refused = wait("it is full", || {
         let said = send_long(&dev, "web[0]", &long);
         (said.code != Some(0)).then_some(said)

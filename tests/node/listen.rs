@@ -47,6 +47,8 @@ fn addresses(node: &Node) -> Result<(), String> {
         format!("'{port}'"),
         format!("{port}, '0.0.0.0'"),
         format!("{port}, '127.0.0.1'"),
+        format!("{port}, '::'"),
+        format!("{port}, '::1'"),
         format!("{port}, 'localhost'"),
         format!("{{ port: {port} }}"),
         format!("{{ port: {port}, host: '127.0.0.1', backlog: 9 }}"),

@@ -27,8 +27,9 @@ fn spreads(node: &Node) -> Result<(), String> {
         .hold(80, Duration::from_millis(3))
         .expect("connections");
     let counts = held.by_slot();
+    // In turn, but for one that has not answered for its last when the next one comes.
     assert!(
-        counts.values().all(|count| (19..=21).contains(count)),
+        counts.values().all(|count| (18..=22).contains(count)),
         "{counts:?}"
     );
     assert_eq!(counts.len(), 4, "{counts:?}");

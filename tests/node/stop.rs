@@ -2,7 +2,7 @@
 //! How workers end: clean-up hooks, drains, and workers that leave by themselves.
 
 use crate::Row;
-use crate::app::{App, assert_no_crash, eval_in, request};
+use crate::app::{App, assert_no_crash, eval_in, request, word};
 use crate::dev::{Dev, WITHIN, wait};
 use crate::node_tools::Node;
 use nix::sys::signal::Signal;
@@ -19,6 +19,7 @@ pub const ROWS: &[Row] = &[
         hooks_without_an_error,
     ),
     ("stop_no_hook_at_all", no_hook),
+    ("stop_while_it_starts", starting),
     ("stop_worker_disconnects_itself", leaves),
     ("stop_requests_in_flight_are_answered", in_flight),
     ("stop_half_a_request_ends_at_the_timeout", half_a_request),
@@ -164,6 +165,26 @@ fn no_hook(node: &Node) -> Result<(), String> {
         assert_no_crash(&dev);
         dev.stop();
         assert!(begun.elapsed().as_secs() < 40, "{:?}", begun.elapsed());
+    }
+    Ok(())
+}
+
+/// Before it listens; before Node has even begun.
+fn starting(node: &Node) -> Result<(), String> {
+    for (text, said) in [
+        (
+            "console.log('it runs'); setInterval(() => {}, 1000)",
+            "it runs",
+        ),
+        ("", "worker"),
+    ] {
+        let setup = App::command(node, &[word(node), "slow.js"]).setup();
+        setup.write("slow.js", text);
+        let dev = setup.spawn();
+        dev.wait_for_line(said);
+        let begun = std::time::Instant::now();
+        dev.stop();
+        assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
     }
     Ok(())
 }

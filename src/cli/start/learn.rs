@@ -8,6 +8,8 @@ use crate::cli::{Fail, Status, settings};
 use crate::config::{Config, Launch, Listen, ListenAddress};
 use crate::engine::learn::{Unknown, first_query};
 use crate::protocol::node::message::{Kind, Query};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Uid, User, geteuid};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,24 +20,63 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// What systemd gives to services (systemd.exec(5)).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 
-/// Finds the address out.
-pub fn address(app: &NewApp, dry_run: bool) -> Result<Listen, Fail> {
-    let name = &app.name;
-    let unknown = |why: String| {
-        let text = format!("where is {name} to listen? {why}");
-        Fail::new(Status::Usage, text).hint("say it: -l 3000")
-    };
-    if dry_run {
-        return Err(unknown(
-            "It is not started to find out with --dry-run".to_owned(),
-        ));
+/// Signals that end this command, caught as long as this lives, so that nothing that was
+/// started is left.
+pub struct Interrupts {
+    mask: SigSet,
+    signals: SignalFd,
+}
+
+impl Interrupts {
+    /// To be called ahead of the first thread.
+    pub fn catch() -> Result<Interrupts, Fail> {
+        let ends = [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ];
+        let mask: SigSet = ends.into_iter().collect();
+        let failed = |error: nix::Error| {
+            let text = format!("cannot catch signals: {error}");
+            Fail::new(Status::Failed, text)
+        };
+        mask.thread_block().map_err(failed)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags).map_err(failed)?;
+        Ok(Interrupts { mask, signals })
     }
+}
+
+impl Drop for Interrupts {
+    /// One that has come acts now.
+    fn drop(&mut self) {
+        let _ = self.mask.thread_unblock();
+    }
+}
+
+fn unknown(name: &str, why: &str) -> Fail {
+    let text = format!("where is {name} to listen? {why}");
+    Fail::new(Status::Usage, text).hint("say it: -l 3000")
+}
+
+/// What is said where no worker may be started.
+pub fn not_with_dry_run(name: &str) -> Fail {
+    unknown(name, "It is not started to find out with --dry-run")
+}
+
+/// Finds the address out.
+pub fn address(app: &NewApp, interrupts: &Interrupts) -> Result<Listen, Fail> {
+    let name = &app.name;
+    let unknown = |why: String| unknown(name, &why);
     let user = app.user.as_deref().unwrap_or(DEFAULT_USER);
     let launch = launch(app, user)?;
     if launch.runner.is_some() {
         eprintln!("{name} | starting one worker to see where it listens");
     }
-    let query = first_query(&launch, other_user(user).as_deref(), WITHIN);
+    let other = other_user(user)
+        .map_err(|()| unknown(format!("Only root can start a worker as `{user}`")))?;
+    let query = first_query(&launch, other.as_deref(), WITHIN, &interrupts.signals);
     let query = query.map_err(|why| match why {
         Unknown::NotNode => unknown("That is found out of Node programs only".to_owned()),
         Unknown::Ended(exit, lines) => {
@@ -49,6 +90,7 @@ pub fn address(app: &NewApp, dry_run: bool) -> Result<Listen, Fail> {
                 WITHIN.as_secs()
             ))
         }
+        Unknown::Interrupted => Fail::new(Status::Failed, "interrupted"),
         Unknown::System(error) => {
             let text = format!("cannot start a worker to see where it listens: {error}");
             Fail::new(Status::Failed, text).hint("say it: -l 3000")
@@ -86,10 +128,14 @@ fn account(user: &str) -> Option<User> {
     found.ok().flatten()
 }
 
-/// The name of the user to become; `None`: we are it, or cannot become anybody.
-fn other_user(user: &str) -> Option<String> {
-    let account = account(user)?;
-    (geteuid().is_root() && !account.uid.is_root()).then_some(account.name)
+/// The name of the user to become; `None`: we are it.
+fn other_user(user: &str) -> Result<Option<String>, ()> {
+    let account = account(user).ok_or(())?;
+    match account.uid == geteuid() {
+        true => Ok(None),
+        false if geteuid().is_root() => Ok(Some(account.name)),
+        false => Err(()),
+    }
 }
 
 fn show(lines: &[String]) {

@@ -80,6 +80,7 @@ fn strays() -> impl Strategy<Value = Event> {
             since: ms(since)
         }),
         worker.clone().prop_map(|worker| Event::Answered { worker }),
+        worker.clone().prop_map(|worker| Event::Alive { worker }),
         (worker.clone(), 0..900u64).prop_map(|(worker, grace)| Event::Drained {
             worker,
             grace: ms(grace)

@@ -144,6 +144,7 @@ impl Sim {
                 worker, generation, ..
             } => self.spawn(worker, generation),
             Action::Signal { worker, .. } => self.signal(worker),
+            Action::Ask { worker } => self.schedule(ms(0), Event::Alive { worker }),
             // A worker that drains has nothing to do.
             Action::Drain { worker, .. } => {
                 self.signalled.entry(worker).or_insert(self.now);
@@ -164,7 +165,17 @@ impl Sim {
             ),
             Action::LoadConfig { generation } => self.load(generation),
             Action::SayReady => self.said_ready = Some(self.now),
-            Action::Announce(transition) => self.log.push(transition),
+            Action::Announce(transition) => {
+                if let Transition::Worker {
+                    worker,
+                    to: WorkerState::Draining,
+                    ..
+                } = transition
+                {
+                    self.signalled.entry(worker).or_insert(self.now);
+                }
+                self.log.push(transition);
+            }
             Action::Reply { to, result } => self.replies.push((to, result)),
             Action::Exit(outcome) => self.exit = Some((self.now, outcome)),
             Action::Release { .. } | Action::DropGeneration { .. } => {}

@@ -105,6 +105,7 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
             "probed: does not" => Event::Probed { worker, ready: false },
         ],
         Event::Drained { .. } => ["drained" => Event::Drained { worker, grace: ms(0) }],
+        Event::Alive { .. } => ["answers that it is there" => Event::Alive { worker }],
         Event::Blocked { .. } => ["blocked" => Event::Blocked { worker, since: ms(1_000) }],
         Event::Answered { .. } => ["answers" => Event::Answered { worker }],
         Event::Exited { .. } => [], // by exits
@@ -142,6 +143,7 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             | Event::Notified { .. }
             | Event::Probed { .. }
             | Event::Drained { .. }
+            | Event::Alive { .. }
             | Event::Blocked { .. }
             | Event::Answered { .. }
             | Event::Exited { .. } => (true, false),

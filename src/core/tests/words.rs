@@ -58,6 +58,7 @@ impl Names {
                 slot, generation, ..
             } => format!("spawn for {}, generation {generation}", self.slot(*slot)),
             Action::Signal { worker, .. } => format!("stop signal to {}", self.worker(*worker)),
+            Action::Ask { worker } => format!("ask whether {} answers", self.worker(*worker)),
             Action::Drain { worker, .. } => format!("ask {} to drain", self.worker(*worker)),
             Action::Kill { worker } => format!("kill the tree of {}", self.worker(*worker)),
             Action::Probe { .. } => "look whether it accepts".to_owned(),

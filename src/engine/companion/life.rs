@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// Longest time from its stop signal to SIGKILL: it has no clients that wait.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// It has no crash budget: it is started again after this time at the earliest.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// What tells its processes from all others.
 const MARK: (&str, &str) = ("APP_CLUSTER_COMPANION", "1");
 /// Where it finds its channel.
@@ -114,10 +116,8 @@ impl Engine {
     fn companion_delay(&mut self, rules: Rules) -> Duration {
         let doubled = 1u32 << self.companion.failures.min(30);
         self.companion.failures += 1;
-        rules
-            .backoff_min
-            .saturating_mul(doubled)
-            .min(rules.backoff_max)
+        let delay = rules.backoff_min.max(SHORTEST).saturating_mul(doubled);
+        delay.min(rules.backoff_max.max(SHORTEST))
     }
 
     fn spawn_companion(&self, generation: GenerationId, since: Time) -> io::Result<Running> {
@@ -173,7 +173,7 @@ impl Engine {
             since,
             stop: Stop::No,
             rules: self.companion_rules(generation),
-            _tail: tail,
+            tail,
         })
     }
 
@@ -270,6 +270,7 @@ impl Engine {
                 self.poller.remove(&running.channel);
             }
             self.companion.lost += u64::from(running.channel.wants_to_send());
+            self.companion.last_tail = running.tail;
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove(COMPANION);

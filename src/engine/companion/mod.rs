@@ -33,6 +33,8 @@ pub struct Companion {
     failures: u32,
     restarts: u64,
     last_exit: Option<String>,
+    /// The output of the last one that has ended (foreground only).
+    pub last_tail: Option<Tail>,
     lost: u64,
     undelivered: u64,
     wrong: u64,
@@ -51,7 +53,7 @@ struct Running {
     since: Time,
     stop: Stop,
     rules: Rules,
-    _tail: Option<Tail>,
+    tail: Option<Tail>,
 }
 
 /// How far its end has come.
@@ -150,9 +152,13 @@ impl Engine {
         let Some(running) = &mut self.companion.running else {
             return;
         };
-        let wanted = match running.channel.wants_to_send() {
-            true => Interest::Both,
-            false => Interest::Connection,
+        let wanted = match (
+            running.channel.is_clogged(),
+            running.channel.wants_to_send(),
+        ) {
+            (true, _) => Interest::Room,
+            (false, true) => Interest::Both,
+            (false, false) => Interest::Connection,
         };
         if wanted != running.interest && !running.channel.has_ended() {
             let token = Token::CompanionChannel;
@@ -167,13 +173,19 @@ impl Engine {
         let Some(running) = &mut self.companion.running else {
             return;
         };
-        for one in running.channel.receive() {
+        running.channel.flush();
+        let received = match running.channel.is_clogged() {
+            // It does not read the answers that it is owed: it is not heard until it does.
+            true => Vec::new(),
+            false => running.channel.receive(),
+        };
+        for one in received {
             match one {
                 Received::Line(line) => match parse(&line) {
                     Ok(message) => self.companion_said(message),
                     Err(why) => self.companion_was_wrong(&why, &line),
                 },
-                Received::TooLong(length) => {
+                Received::TooLong { length, .. } => {
                     self.companion_was_wrong(&format!("it is {length} bytes long"), b"");
                 }
                 Received::End(_) => {

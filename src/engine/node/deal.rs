@@ -8,9 +8,10 @@
 //! is kept until it has answered. What nobody can take waits in the kernel.
 
 use super::super::poller::Interest;
-use super::{Engine, Outgoing, Sent, now};
-use crate::config::Spread;
+use super::{Engine, Outgoing, Sent, Server, now};
+use crate::config::{Runner, Spread};
 use crate::core::{Time, WorkerId, WorkerState};
+use crate::protocol::node::channel::do_not_linger;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use std::collections::VecDeque;
@@ -59,12 +60,31 @@ pub struct Dealer {
     waiting: VecDeque<Parcel>,
     /// Who got the last one.
     last: Option<WorkerId>,
+    /// Somebody may take one now who did not before.
+    due: bool,
 }
 
 impl Engine {
+    /// Hands over what waits if workers have answered: once for all answers of a turn.
+    pub(super) fn deal_if_due(&mut self) {
+        if self.node.dealer.due {
+            self.deal();
+        }
+    }
+
+    /// At the end of the turn it is seen whether somebody takes what nobody took.
+    pub(in super::super) fn deal_soon(&mut self) {
+        self.node.dealer.due = true;
+    }
+
     /// Hands over what waits, as far as somebody takes it.
     pub(in super::super) fn deal(&mut self) {
+        self.node.dealer.due = false;
         self.end_rests();
+        if !self.held.values().any(|held| held.talk.is_some()) && !self.speaks_node() {
+            // The app is no Node program any more.
+            self.node.dealer.waiting.clear();
+        }
         for _ in 0..self.node.dealer.waiting.len() {
             let Some(parcel) = self.node.dealer.waiting.pop_front() else {
                 break;
@@ -74,18 +94,14 @@ impl Engine {
                 None => self.node.dealer.waiting.push_back(parcel),
             }
         }
-        if !self.speaks_node() {
-            return;
-        }
-        let all_dealt = self.spread() == Spread::RoundRobin;
         for listener in 0..self.listeners.len() {
-            let lines = match self.listeners[listener].per_slot {
-                true => self.listeners[listener].lines.len(),
-                false if all_dealt => 1,
-                false => 0,
-            };
-            for line in 0..lines {
-                let more = self.deal_from(listener, line);
+            let steered = self.listeners[listener].is_steered();
+            for line in 0..self.listeners[listener].lines.len() {
+                let dealt = self.is_dealt(listener, line);
+                if steered && !dealt {
+                    continue; // See `watch_lines`.
+                }
+                let more = dealt && self.deal_from(listener, line);
                 let interest = match more && self.taker(listener, line).is_some() {
                     true => Interest::Connection,
                     false => Interest::Hangup,
@@ -93,6 +109,19 @@ impl Engine {
                 self.set_interest(listener, line, interest);
             }
         }
+    }
+
+    /// Whether we accept from a line: that of a slot, and the first where workers were told that
+    /// connections are handed over, as soon as one of them serves.
+    pub(in super::super) fn is_dealt(&self, listener: usize, line: usize) -> bool {
+        let per_slot = self.listeners[listener].per_slot;
+        let expects = |(id, held): (&WorkerId, &super::super::Held)| {
+            let serves = |talk: &super::Talk| {
+                per_slot || talk.spread == Spread::RoundRobin && talk.serves(listener)
+            };
+            held.talk.as_ref().is_some_and(serves) && self.is_in(*id, WorkerState::Ready)
+        };
+        (per_slot || line == 0) && self.held.iter().any(expects)
     }
 
     /// Workers that have rested long enough may be asked again.
@@ -130,6 +159,7 @@ impl Engine {
                     let text = "cannot accept connections: no descriptor or memory is left \
                                 (raise LimitNOFILE=)";
                     self.about_once(worker, super::Level::Error, text);
+                    self.node.retry.get_or_insert(now() + super::RETRY);
                     return false;
                 }
                 Err(_) => return true,
@@ -140,7 +170,8 @@ impl Engine {
 
     fn give(&mut self, worker: WorkerId, parcel: Parcel) {
         let now = now();
-        let Some(key) = self.key_for(worker, parcel.listener) else {
+        let server = self.server_for(worker, parcel.listener);
+        let Some(key) = server.map(|server| server.key.clone()) else {
             self.node.dealer.waiting.push_back(parcel);
             return;
         };
@@ -155,15 +186,14 @@ impl Engine {
 
     /// The server of a worker that connections of `listener` are for. Those to the address of a
     /// slot are for the first listener, unless the app listens there itself.
-    fn key_for(&self, worker: WorkerId, listener: usize) -> Option<String> {
+    fn server_for(&self, worker: WorkerId, listener: usize) -> Option<&Server> {
         let talk = self.held.get(&worker)?.talk.as_ref()?;
         let own = talk.server_for(listener);
-        let server = match self.listeners.get(listener)?.per_slot {
-            true if own.is_some() => None,
+        match self.listeners.get(listener)?.per_slot {
+            true if own.is_some() => own.filter(|_| talk.runner == Runner::Deno),
             true => (0..self.listeners.len()).find_map(|n| talk.server_for(n)),
             false => own,
-        };
-        server.map(|server| server.key.clone())
+        }
     }
 
     /// Who is to get the next connection: of those with the fewest on their way, the one after
@@ -181,7 +211,7 @@ impl Engine {
                 && !talk.channel.is_clogged()
                 && talk.rests_until.is_none()
                 && (!per_slot || known.slot.0 as usize == line)
-                && self.key_for(*worker, listener).is_some();
+                && self.server_for(*worker, listener).is_some();
             let since = talk.flights.values().filter_map(Flight::since);
             let flights = since.clone().count();
             let quick = since.min().is_none_or(|at| now.since(at) <= QUICK);
@@ -204,6 +234,7 @@ impl Engine {
             Some(Flight::Connection(parcel, _)) => {
                 if accepted {
                     talk.refusals = 0;
+                    do_not_linger(&*parcel.connection);
                 } else {
                     let rest = (REST_MIN * (1 << talk.refusals.min(10))).min(REST_MAX);
                     talk.refusals += 1;
@@ -216,7 +247,7 @@ impl Engine {
         if !self.steering.is_idle() {
             self.steering.outdate();
         }
-        self.deal();
+        self.node.dealer.due = true;
     }
 
     /// A worker is gone, or cannot be reached: what it has certainly not seen goes to others.

@@ -100,11 +100,13 @@ impl Engine {
                 missing.join(", ")
             ),
             (_, _, None) => "nothing was said over its channel: either it is no Node program, or \
-                             what was started keeps the channel from it"
+                             what was started keeps the channel or our preload from it (a start \
+                             script that sets NODE_OPTIONS; nodemon)"
                 .to_owned(),
-            (_, _, Some(_)) => "it has not listened on anything that is seen; a server with \
-                                `exclusive: true` or `reusePort: true` opens its port by itself \
-                                and is not seen: leave that out"
+            (_, _, Some(_)) => "it has not listened on anything that is seen: either it waits \
+                                for something first (a database, an answer to a message), or a \
+                                server has `exclusive: true` or `reusePort: true`, which opens \
+                                its port past us: leave that out"
                 .to_owned(),
         };
         self.about(worker, Level::Error, &text);

@@ -5,7 +5,7 @@ use super::super::bind;
 use super::super::listeners::Line;
 use super::places::Place;
 use super::{Engine, Level};
-use crate::config::ListenAddress;
+use crate::config::{ListenAddress, Runner};
 use crate::core::WorkerId;
 use crate::protocol::node::message::{Kind, Query};
 use nix::libc;
@@ -46,6 +46,15 @@ impl Engine {
             let text = format!(
                 "it listens on {query}, which is not one of the app's addresses ({own}): it gets \
                  EACCES (node.strict_ports)"
+            );
+            self.about_once(worker, Level::Error, &text);
+            return Err(libc::EACCES);
+        }
+        if self.talk(worker).is_some_and(|t| t.runner == Runner::Deno) {
+            let text = format!(
+                "it listens on {query}, which is not one of the app's addresses ({own}), and Deno \
+                 cannot accept from a socket that it is handed: put it into `listen`; it gets \
+                 EACCES"
             );
             self.about_once(worker, Level::Error, &text);
             return Err(libc::EACCES);

@@ -29,6 +29,8 @@ pub struct Life {
     pub lag: Option<Duration>,
     /// The core knows that it is blocked.
     told: bool,
+    /// The core waits for its answer.
+    on_trial: bool,
 }
 
 impl Engine {
@@ -47,7 +49,8 @@ impl Engine {
         };
         let soon = talk.life.last.is_some_and(|at| at + PAUSE > now);
         // Only a worker of a cluster understands.
-        if talk.life.asked.is_some() || soon || talk.servers.is_empty() {
+        let asked = talk.life.asked.is_some() || talk.channel.has_ended();
+        if asked || soon || talk.servers.is_empty() {
             return;
         }
         (talk.life.asked, talk.life.last) = (Some(now), Some(now));
@@ -58,6 +61,18 @@ impl Engine {
         if let Some(talk) = self.talk(worker) {
             talk.flights.insert(seq, Flight::Question);
             talk.handles.push_back(Sent::Connection(seq));
+        }
+    }
+
+    /// [`crate::core::Action::Ask`]: answered at once for one that cannot be asked.
+    pub(in super::super) fn try_worker(&mut self, worker: WorkerId) {
+        if let Some(talk) = self.talk(worker) {
+            talk.life.last = None;
+        }
+        self.ask(worker);
+        match self.talk(worker).filter(|talk| talk.life.asked.is_some()) {
+            Some(talk) => talk.life.on_trial = true,
+            None => self.pending.push_back(Event::Alive { worker }),
         }
     }
 
@@ -91,7 +106,16 @@ impl Engine {
         };
         if question && let Some(asked) = talk.life.asked.take() {
             talk.life.lag = Some(now.since(asked));
+        } else if talk.life.asked.is_some() {
+            // Its event loop turns: what it owes, it owes from now on.
+            talk.life.asked = Some(now);
         }
+        if question && std::mem::take(&mut talk.life.on_trial) {
+            self.feed(Event::Alive { worker });
+        }
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
         if std::mem::take(&mut talk.life.told) {
             self.feed(Event::Answered { worker });
         }

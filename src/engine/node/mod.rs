@@ -23,7 +23,7 @@ pub use user::Told;
 use super::poller::{Interest, Token};
 use super::{Engine, Level, Record, now};
 use crate::config::{Runner, Spread};
-use crate::core::{Event, Notification, SlotId, Time, WorkerId};
+use crate::core::{Event, Notification, SlotId, Time, WorkerId, WorkerState};
 use crate::protocol::node::channel::{Channel, Received};
 use crate::protocol::node::message::{Incoming, Outgoing, Preload, Query, parse};
 use deal::{Dealer, Flight};
@@ -33,12 +33,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Servers that a worker may have.
 const MAX_SERVERS: usize = 1024;
 /// Keys whose session ticket keys are kept, and how long these may be, in bytes.
 const MAX_TICKETS: usize = 1024;
 const MAX_TICKET: usize = 16 * 1024;
+/// After which time is tried again what cannot be done for want of descriptors.
+const RETRY: Duration = Duration::from_millis(100);
 /// How often a socket is sent again that did not arrive.
 const RESENDS: u32 = 3;
 /// Longest part of a line that is shown in the log, in characters.
@@ -100,7 +103,9 @@ pub struct Primary {
     /// A socket that nobody listens to.
     dummy: Option<Arc<OwnedFd>>,
     /// What has been told once.
-    told: Vec<String>,
+    pub told: Vec<String>,
+    /// When is tried again what cannot be sent now.
+    retry: Option<Time>,
     /// The file that workers load ahead of the app.
     preload: Option<PathBuf>,
 }
@@ -204,6 +209,9 @@ impl Engine {
         if talk.channel.has_ended() {
             return;
         }
+        if talk.channel.is_stalled() {
+            self.node.retry.get_or_insert(now() + RETRY);
+        }
         let wanted = match (talk.channel.is_clogged(), talk.channel.wants_to_send()) {
             (true, _) => Interest::Room,
             (false, true) => Interest::Both,
@@ -235,9 +243,12 @@ impl Engine {
                     Ok(message) => self.heard(worker, message),
                     Err(why) => self.misheard(worker, &why, &line),
                 },
-                Received::TooLong(length) => {
+                Received::TooLong { length, handle } => {
                     let why = format!("it is {length} bytes long");
                     self.misheard(worker, &why, b"");
+                    if handle {
+                        self.acknowledge(worker);
+                    }
                 }
                 Received::End(left) => {
                     if left > 0 {
@@ -253,32 +264,57 @@ impl Engine {
 
     fn heard(&mut self, worker: WorkerId, message: Incoming) {
         match message {
-            Incoming::Online | Incoming::Other => {}
+            Incoming::Online => self.begins(worker),
+            Incoming::Other => {}
             Incoming::Query { seq, query } => self.answer(worker, seq, query),
             Incoming::Listening(query) => self.listens(worker, &query),
             Incoming::Close { key } => self.closed(worker, &key),
             Incoming::Leaving { seq } => {
                 self.say(worker, &Outgoing::MayLeave { ack: seq }, None);
-                let what = Notification::Stopping;
-                self.feed(Event::Notified { worker, what });
+                if self.is_in(worker, WorkerState::Ready) {
+                    let what = Notification::Stopping;
+                    self.feed(Event::Notified { worker, what });
+                }
             }
             Incoming::Accepted { ack, accepted } => self.took(worker, ack, accepted),
             Incoming::HandleAck => self.arrived(worker, true),
             Incoming::HandleNack => self.arrived(worker, false),
-            Incoming::Handle => {
-                let Some(talk) = self.talk(worker) else {
-                    return;
-                };
-                // A worker's channel stands still until its socket has been acknowledged.
-                let answer = match talk.channel.take_descriptor() {
-                    Some(_) => Outgoing::HandleAck,
-                    None => Outgoing::HandleNack,
-                };
-                self.say(worker, &answer, None);
-            }
+            Incoming::Handle => self.acknowledge(worker),
             Incoming::Preload(said) => self.preload_said(worker, said),
             Incoming::User(text) => self.user_message(worker, text),
         }
+    }
+
+    /// A worker's channel stands still until a socket that it has sent is acknowledged.
+    fn acknowledge(&mut self, worker: WorkerId) {
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        let answer = match talk.channel.take_descriptor() {
+            Some(_) => Outgoing::HandleAck,
+            None => Outgoing::HandleNack,
+        };
+        self.say(worker, &answer, None);
+    }
+
+    /// A process begins to speak. Behind a launcher it may be the next one: what the last one
+    /// had went with it.
+    fn begins(&mut self, worker: WorkerId) {
+        self.deal_again(worker);
+        if let Some(talk) = self.talk(worker) {
+            talk.servers.clear();
+            talk.preload = None;
+            talk.stop.signals.clear();
+            talk.life = liveness::Life::default();
+            talk.rests_until = None;
+        }
+        self.drop_extras();
+        self.steering.outdate();
+        self.deal_soon();
+    }
+
+    fn is_in(&self, worker: WorkerId, state: WorkerState) -> bool {
+        self.core.worker(worker).is_some_and(|w| w.state == state)
     }
 
     fn preload_said(&mut self, worker: WorkerId, said: Preload) {
@@ -296,7 +332,7 @@ impl Engine {
 
     /// A message of the app.
     fn user_message(&mut self, worker: WorkerId, text: String) {
-        if text == "\"ready\"" {
+        if text == "\"ready\"" && self.is_in(worker, WorkerState::Starting) {
             let what = Notification::SaidReady;
             self.feed(Event::Notified { worker, what });
         }
@@ -337,7 +373,7 @@ impl Engine {
             talk.life.asked = None;
         }
         self.deal_again(worker);
-        self.deal();
+        self.deal_soon();
         self.drained(worker);
         self.steering.outdate();
     }
@@ -356,15 +392,37 @@ impl Engine {
 
     /// When something of this is due.
     pub(super) fn node_deadline(&self) -> Option<Time> {
-        let asked = self.liveness_deadline();
-        asked.into_iter().chain(self.dealing_deadline()).min()
+        let asked = self.liveness_deadline().into_iter();
+        asked
+            .chain(self.dealing_deadline())
+            .chain(self.node.retry)
+            .min()
     }
 
     /// What is due.
     pub(super) fn node_turn(&mut self) {
         if self.node_deadline().is_some_and(|at| at <= now()) {
             self.look_for_blocked();
-            self.deal();
+            self.try_again();
+            self.deal_soon();
+        }
+        self.deal_if_due();
+    }
+
+    /// Sends what could not be sent.
+    fn try_again(&mut self) {
+        if self.node.retry.is_none_or(|at| at > now()) {
+            return;
+        }
+        self.node.retry = None;
+        let stalled = |(id, held): (&WorkerId, &mut super::Held)| {
+            let talk = held.talk.as_mut().filter(|t| t.channel.is_stalled())?;
+            talk.channel.flush();
+            Some(*id)
+        };
+        let all: Vec<WorkerId> = self.held.iter_mut().filter_map(stalled).collect();
+        for worker in all {
+            self.watch_channel(worker);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::super::listeners::{Line, Listener};
 use super::{Engine, Event, Level, MAX_SERVERS, MAX_TICKET, MAX_TICKETS, Outgoing, Sent, Server};
-use crate::config::Spread;
+use crate::config::{Runner, Spread};
 use crate::core::{Notification, WorkerId};
 use crate::protocol::node::message::{Kind, Query};
 use nix::libc;
@@ -46,10 +46,14 @@ impl Engine {
             return;
         };
         let known = talk.servers.iter().any(|s| s.key == key);
-        let spread = talk.spread;
+        let (spread, runner) = (talk.spread, talk.runner);
         let place = match () {
             () if known || talk.servers.len() >= MAX_SERVERS => Err(libc::EADDRINUSE),
-            () if talk.handles.len() >= MAX_ON_THEIR_WAY => Err(libc::EMFILE),
+            () if talk.handles.len().max(talk.channel.descriptors_waiting())
+                >= MAX_ON_THEIR_WAY =>
+            {
+                Err(libc::EMFILE)
+            }
             () => self.find_place(worker, &query),
         };
         let found = place.and_then(|place| {
@@ -66,7 +70,9 @@ impl Engine {
             }
         };
         let data = self.tickets(&key, &query);
-        let dealt = spread == Spread::RoundRobin && place.listener().is_some();
+        let deno = runner == Runner::Deno;
+        let common = |n: usize| deno || !self.listeners[n].per_slot;
+        let dealt = spread == Spread::RoundRobin && place.listener().is_some_and(common);
         if let Some(talk) = self.talk(worker) {
             talk.servers.push(Server {
                 key: key.clone(),

@@ -80,10 +80,12 @@ impl Engine {
     /// A worker that was asked to drain has no connection left.
     pub(super) fn drained(&mut self, worker: WorkerId) {
         let told = self.is_told_how_to_stop(worker);
+        let leaves = self.core.worker(worker).is_some_and(|w| w.leaving);
         let Some(talk) = self.talk(worker) else {
             return;
         };
-        if !talk.stop.asked || std::mem::replace(&mut talk.stop.drained, true) {
+        let may = talk.stop.asked || leaves;
+        if !may || std::mem::replace(&mut talk.stop.drained, true) {
             return;
         }
         let acts = |name: &str| talk.stop.signals.iter().any(|s| s == name);

@@ -73,7 +73,11 @@ impl Engine {
                 self.steering.nudge = Some(now() + spare::NOTICE);
             }
         }
-        self.warn(text);
+        self.steering.mended += 1;
+        let count = self.steering.mended;
+        if count.is_power_of_two() {
+            self.warn(format!("{text} ({count} so far)"));
+        }
     }
 
     /// Of TCP it is tried again; a unix socket stays shut down for good (unix(7) has no way
@@ -104,6 +108,7 @@ impl Engine {
 
     /// Lines that had failed are watched again.
     fn mended_all(&mut self, listener: usize) {
+        self.deal_soon();
         if self.steering.mend.is_none() || self.listeners[listener].port.is_none() {
             return;
         }

@@ -59,6 +59,8 @@ pub struct Steering {
     mend: Option<Time>,
     /// Errors that have been told: of attaching, of handing on.
     complained: (bool, bool),
+    /// How often lines were shut down by workers.
+    mended: u64,
     proxy: proxy::Proxy,
 }
 
@@ -101,6 +103,7 @@ impl Steering {
             settle: None,
             mend: None,
             complained: (false, false),
+            mended: 0,
             proxy: proxy::Proxy::default(),
         }
     }
@@ -333,9 +336,15 @@ impl Engine {
         let traffic = matters && self.steering.looks.next.is_none();
         for line in 0..self.listeners[listener].lines.len() {
             let ripening = self.steering.waiting_since.contains_key(&(listener, line));
-            let free = !ripening && (!self.steering.watched || self.speaks_node());
-            if spread == Spread::RoundRobin && line == 0 {
-                continue; // It is dealt from.
+            let free = !ripening
+                && match self.speaks_node() {
+                    // It waits for the first to come.
+                    true => places.iter().any(|place| place.worker.is_some()),
+                    false => !self.steering.watched,
+                };
+            if self.is_dealt(listener, line) {
+                self.set_announced(listener, line, false);
+                continue;
             }
             let interest = match spares.contains(&line) && free {
                 true => Interest::Connection,

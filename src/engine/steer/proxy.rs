@@ -90,14 +90,14 @@ impl Engine {
 /// Has the connections to `ports` counted.
 fn read(ports: Vec<u16>) -> Option<Receiver<Clients>> {
     let (sender, receiver) = channel();
-    let count = move || drop(sender.send(clients(&ports)));
+    let count = move || drop(sender.send(clients(&ports, CONNECTIONS)));
     std::thread::Builder::new().spawn(count).ok()?;
     Some(receiver)
 }
 
 /// How many connections each address has to our ports, as the kernel shows them
 /// (proc_net_tcp: local address, remote address and state in hexadecimal).
-fn clients(ports: &[u16]) -> BTreeMap<String, usize> {
+fn clients(ports: &[u16], most: usize) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let Ok(file) = fs::File::open(table) else {
@@ -105,7 +105,7 @@ fn clients(ports: &[u16]) -> BTreeMap<String, usize> {
         };
         for line in BufReader::new(file)
             .lines()
-            .take(CONNECTIONS)
+            .take(most)
             .map_while(Result::ok)
         {
             if let Some((client, _)) = connection(&line).filter(|(_, port)| ports.contains(port)) {
@@ -145,7 +145,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let connect = |_| std::net::TcpStream::connect(address).unwrap();
         let _open: Vec<_> = (0..30).map(connect).collect();
-        let found = clients(&[address.port()]);
+        let found = clients(&[address.port()], usize::MAX);
         assert_eq!(
             found.into_iter().collect::<Vec<_>>(),
             [("127.0.0.1".to_owned(), 30)]

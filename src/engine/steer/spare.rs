@@ -15,7 +15,7 @@
 use super::super::listeners::Line;
 use super::super::{Engine, Level, Record, now};
 use super::{Place, program};
-use crate::core::SlotId;
+use crate::core::{SlotId, Time};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockname, socket,
 };
@@ -27,6 +27,8 @@ use std::time::Duration;
 /// How long a connection waits in a line whose last worker is on its way out: that worker
 /// may still accept it, and must not see the line shut down while it does.
 pub const PATIENCE: Duration = Duration::from_millis(200);
+/// When those are asked again who could not take all.
+const SOON: Duration = Duration::from_millis(10);
 /// After which time whoever was handed a connection should have noticed.
 pub const NOTICE: Duration = Duration::from_millis(50);
 
@@ -85,7 +87,10 @@ impl Engine {
         for line in self.ripe(listener, spares) {
             let all = self.deal_from(listener, line);
             if !all || self.listeners[listener].lines[line].waiting() > Some(0) {
-                self.steering.waiting_since.insert((listener, line), now());
+                // The rest very soon, not after the whole wait.
+                let soon = now() + SOON;
+                let since = Time(soon.0.saturating_sub(PATIENCE.as_micros() as u64));
+                self.steering.waiting_since.insert((listener, line), since);
             } else {
                 self.steering.waiting_since.remove(&(listener, line));
             }

@@ -5,6 +5,7 @@
 //! [`MAX_WAITING`], beyond which the worker is not read any more ([`Channel::is_clogged`]):
 //! one that does not read hurts itself only.
 
+use super::message::comes_with_a_descriptor;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -21,7 +22,9 @@ use std::sync::Arc;
 pub const MAX_LINE: usize = 1024 * 1024;
 /// So much may wait to be sent, in bytes, before messages of users are refused.
 pub const MAX_WAITING: usize = 1024 * 1024;
-/// Bytes read at once, and how often in one turn of the loop.
+/// Bytes read at once, and how often in one turn of the loop. The first time less: most of what
+/// is said is short, and room costs time, since it is filled with zeros.
+const FIRST_PIECE: usize = 4 * 1024;
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 4;
 /// Descriptors that a worker may have sent ahead of the line that names them.
@@ -33,7 +36,12 @@ pub enum Received {
     /// A line, without its newline.
     Line(Vec<u8>),
     /// A line of so many bytes was dropped.
-    TooLong(usize),
+    TooLong {
+        /// So many.
+        length: usize,
+        /// It came with a descriptor, which has to be acknowledged.
+        handle: bool,
+    },
     /// The worker has closed its end, or is gone; so many bytes of a line were left.
     End(usize),
 }
@@ -52,12 +60,14 @@ pub struct Channel {
     partial: Vec<u8>,
     searched: usize,
     /// Bytes dropped so far of a line that is too long.
-    dropping: Option<usize>,
+    dropping: Option<(usize, bool)>,
     descriptors: VecDeque<OwnedFd>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     speaker: Option<i32>,
     ended: bool,
+    /// Nothing can be sent now, though there is room.
+    stalled: bool,
 }
 
 impl Channel {
@@ -85,6 +95,7 @@ impl Channel {
             waiting_bytes: 0,
             speaker: None,
             ended: false,
+            stalled: false,
         };
         Ok((channel, theirs))
     }
@@ -101,7 +112,18 @@ impl Channel {
 
     /// Whether something waits to be sent.
     pub fn wants_to_send(&self) -> bool {
-        !self.waiting.is_empty() && !self.ended
+        !self.waiting.is_empty() && !self.ended && !self.stalled
+    }
+
+    /// Whether sending has to be tried again after a while: being writable says nothing.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled && !self.ended
+    }
+
+    /// How many descriptors wait to be sent.
+    pub fn descriptors_waiting(&self) -> usize {
+        let waiting = self.waiting.iter();
+        waiting.filter(|one| one.handle.is_some()).count()
     }
 
     /// Whether so much waits to be sent that nothing more should be taken from this worker.
@@ -117,37 +139,45 @@ impl Channel {
 
     /// The descriptor that came with the line that was received last, if one did.
     pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
-        self.descriptors.pop_front()
+        let descriptor = self.descriptors.pop_front()?;
+        do_not_linger(&descriptor);
+        Some(descriptor)
     }
 
     /// What has arrived, a bounded amount of it. To be called when it is readable.
     pub fn receive(&mut self) -> Vec<Received> {
         let mut all = Vec::new();
+        let mut room = FIRST_PIECE;
         for _ in 0..PIECES {
             if self.ended {
                 break;
             }
-            match self.receive_piece() {
+            match self.receive_piece(room) {
                 Ok(Some(0)) | Err(_) => {
                     self.ended = true;
-                    let left = self.partial.len() + self.dropping.unwrap_or(0);
+                    let left = self.partial.len() + self.dropping.map_or(0, |(count, _)| count);
                     self.partial = Vec::new();
                     all.push(Received::End(left));
                 }
-                Ok(Some(_)) => self.split(&mut all),
+                Ok(Some(count)) => {
+                    if count == room {
+                        room = PIECE;
+                    }
+                    self.split(&mut all);
+                }
                 Ok(None) => break,
             }
         }
         all
     }
 
-    /// Reads once; `None`: there is nothing.
-    fn receive_piece(&mut self) -> Result<Option<usize>, Errno> {
+    /// Reads at most `room` bytes once; `None`: there is nothing.
+    fn receive_piece(&mut self, room: usize) -> Result<Option<usize>, Errno> {
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let length = self.partial.len();
-        self.partial.resize(length + PIECE, 0);
+        self.partial.resize(length + room, 0);
         let mut parts = [IoSliceMut::new(&mut self.partial[length..])];
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let received = recvmsg(&self.socket, &mut parts, &mut control, flags);
@@ -160,8 +190,9 @@ impl Channel {
                 }
                 RecvAncillaryMessage::ScmRights(sent) => {
                     for descriptor in sent {
-                        if self.descriptors.len() < MAX_DESCRIPTORS {
-                            self.descriptors.push_back(descriptor);
+                        match self.descriptors.len() < MAX_DESCRIPTORS {
+                            true => self.descriptors.push_back(descriptor),
+                            false => do_not_linger(descriptor),
                         }
                     }
                 }
@@ -184,7 +215,10 @@ impl Channel {
         {
             let end = self.searched + at;
             match self.dropping.take() {
-                Some(dropped) => all.push(Received::TooLong(dropped + end - begin)),
+                Some((dropped, handle)) => all.push(Received::TooLong {
+                    length: dropped + end - begin,
+                    handle,
+                }),
                 None => all.push(Received::Line(self.partial[begin..end].to_vec())),
             }
             begin = end + 1;
@@ -193,7 +227,8 @@ impl Channel {
         self.partial.drain(..begin);
         self.searched = self.partial.len();
         if self.partial.len() > MAX_LINE || self.dropping.is_some() {
-            *self.dropping.get_or_insert(0) += self.partial.len();
+            let handle = comes_with_a_descriptor(&self.partial);
+            self.dropping.get_or_insert((0, handle)).0 += self.partial.len();
             self.partial = Vec::new();
             self.searched = 0;
         }
@@ -218,6 +253,7 @@ impl Channel {
 
     /// Sends what waits, as far as the worker reads. To be called when it is writable.
     pub fn flush(&mut self) {
+        self.stalled = false;
         while let Some(first) = self.waiting.front_mut() {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
@@ -238,9 +274,12 @@ impl Channel {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
-                // Too many descriptors are on their way (unix(7), ETOOMANYREFS): when some
-                // have been received there is room, and the socket is writable then.
-                Err(Errno::TOOMANYREFS) => return,
+                // Too many descriptors of this user are on their way (unix(7)): somebody has
+                // to receive some first, which nothing tells.
+                Err(Errno::TOOMANYREFS) => {
+                    self.stalled = true;
+                    return;
+                }
                 Err(_) => {
                     self.waiting.clear();
                     self.waiting_bytes = 0;
@@ -248,6 +287,22 @@ impl Channel {
                 }
             }
         }
+    }
+}
+
+/// Closing `socket` is not to wait for what is unsent, whatever a worker has set (SO_LINGER,
+/// socket(7)).
+pub fn do_not_linger(socket: impl AsFd) {
+    if let Ok(Some(wait)) = sockopt::socket_linger(&socket)
+        && !wait.is_zero()
+    {
+        let _ = sockopt::set_socket_linger(&socket, None);
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.descriptors.iter().for_each(do_not_linger);
     }
 }
 
@@ -271,7 +326,7 @@ mod tests {
     fn lines(channel: &mut Channel) -> Vec<String> {
         let text = |r: Received| match r {
             Received::Line(bytes) => String::from_utf8(bytes).expect("UTF-8"),
-            Received::TooLong(n) => format!("too long: {n}"),
+            Received::TooLong { length, .. } => format!("too long: {length}"),
             Received::End(n) => format!("end: {n}"),
         };
         channel.receive().into_iter().map(text).collect()

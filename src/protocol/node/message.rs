@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::time::Duration;
@@ -152,28 +153,74 @@ struct Raw {
 /// # Errors
 /// It is not JSON, or not what Node sends; the text says so.
 pub fn parse(line: &[u8]) -> Result<Incoming, String> {
+    if comes_with_a_descriptor(line) {
+        return Ok(Incoming::Handle);
+    }
     let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
     let wrong = |e: serde_json::Error| format!("it is not JSON: {e}");
-    if !text.contains("\"NODE_") {
-        // Messages of the app may be large; nothing needs to be known of them.
-        let _: IgnoredAny = serde_json::from_str(text).map_err(wrong)?;
-        return Ok(Incoming::User(text.trim().to_owned()));
+    if text.contains("\"NODE_")
+        && let Some(frequent) = frequent(text)
+    {
+        return Ok(frequent);
     }
-    let value: Value = serde_json::from_str(text).map_err(wrong)?;
-    let command = value.get("cmd").and_then(Value::as_str).unwrap_or("");
-    match command {
-        "NODE_HANDLE_ACK" => Ok(Incoming::HandleAck),
-        "NODE_HANDLE_NACK" => Ok(Incoming::HandleNack),
-        "NODE_HANDLE" => Ok(Incoming::Handle),
-        "NODE_CLUSTER" => cluster(raw(value)?),
-        "NODE_APP_CLUSTER" => Ok(preload(raw(value)?)),
-        internal if internal.starts_with("NODE_") => Ok(Incoming::Other),
-        _ => Ok(Incoming::User(text.trim().to_owned())),
+    // Messages of the app may be large, and odd; nothing else needs to be known of them.
+    let command = match serde_json::from_str::<Head>(text) {
+        Ok(head) => head
+            .cmd
+            .and_then(|cmd| serde_json::from_str(cmd.get()).ok()),
+        Err(_) => {
+            let _: IgnoredAny = serde_json::from_str(text).map_err(wrong)?;
+            None
+        }
+    };
+    let internal = command.filter(|command: &String| command.starts_with("NODE_"));
+    match internal.as_deref() {
+        None => Ok(Incoming::User(text.trim().to_owned())),
+        Some("NODE_HANDLE_ACK") => Ok(Incoming::HandleAck),
+        Some("NODE_HANDLE_NACK") => Ok(Incoming::HandleNack),
+        Some("NODE_HANDLE") => Ok(Incoming::Handle),
+        Some("NODE_CLUSTER") => cluster(raw(text)?),
+        Some("NODE_APP_CLUSTER") => Ok(preload(raw(text)?)),
+        Some(_) => Ok(Incoming::Other),
     }
 }
 
-fn raw(value: Value) -> Result<Raw, String> {
-    let raw: Raw = serde_json::from_value(value).map_err(|e| format!("it makes no sense: {e}"))?;
+/// Whether a line is one that Node sends with a descriptor, whatever the rest of it is: it has
+/// to be acknowledged.
+pub fn comes_with_a_descriptor(line: &[u8]) -> bool {
+    line.starts_with(br#"{"cmd":"NODE_HANDLE","#)
+}
+
+/// What says whose a message is.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    cmd: Option<&'a RawValue>,
+}
+
+/// What matters of the two lines that each connection brings.
+#[derive(Deserialize)]
+struct Frequent<'a> {
+    cmd: &'a str,
+    act: Option<IgnoredAny>,
+    ack: Option<u64>,
+    accepted: Option<bool>,
+}
+
+/// These two, without a detour: they come for each connection that is dealt.
+fn frequent(text: &str) -> Option<Incoming> {
+    let line: Frequent = serde_json::from_str(text).ok()?;
+    match (line.cmd, line.act, line.ack, line.accepted) {
+        ("NODE_HANDLE_ACK", ..) => Some(Incoming::HandleAck),
+        ("NODE_CLUSTER", None, Some(ack), Some(accepted)) => {
+            Some(Incoming::Accepted { ack, accepted })
+        }
+        _ => None,
+    }
+}
+
+fn raw(text: &str) -> Result<Raw, String> {
+    let raw: Raw = serde_json::from_str(text).map_err(|e| format!("it makes no sense: {e}"))?;
     let texts = [&raw.key, &raw.address, &raw.node];
     let longest = texts.into_iter().flatten().map(String::len).max();
     match longest > Some(MAX_TEXT) {
@@ -370,6 +417,7 @@ impl Outgoing {
     pub fn line(&self, seq: u64) -> Vec<u8> {
         let mut text = match self {
             Outgoing::User(json) => json.clone(),
+            Outgoing::Connection { key } => connection(key, seq),
             _ => self.value(seq).to_string(),
         };
         text.push('\n');
@@ -413,9 +461,6 @@ impl Outgoing {
                 "cmd": "NODE_CLUSTER", "errno": -errno, "key": key, "ack": ack, "data": null,
                 "seq": seq,
             }),
-            Outgoing::Connection { key } => with_handle(json!({
-                "cmd": "NODE_CLUSTER", "act": "newconn", "key": key, "seq": seq,
-            })),
             Outgoing::Disconnect => {
                 json!({ "cmd": "NODE_CLUSTER", "act": "disconnect", "seq": seq })
             }
@@ -436,9 +481,17 @@ impl Outgoing {
                 "cmd": "NODE_APP_CLUSTER", "act": "release", "after": after,
             }),
             Outgoing::Vitals => json!({ "cmd": "NODE_APP_CLUSTER", "act": "vitals" }),
-            Outgoing::User(_) => Value::Null,
+            Outgoing::User(_) | Outgoing::Connection { .. } => Value::Null,
         }
     }
+}
+
+/// [`Outgoing::Connection`], written out: it is sent for each connection that is dealt.
+fn connection(key: &str, seq: u64) -> String {
+    let key = serde_json::to_string(key).unwrap_or_default();
+    format!(
+        r#"{{"cmd":"NODE_HANDLE","type":"net.Native","msg":{{"cmd":"NODE_CLUSTER","act":"newconn","key":{key},"seq":{seq}}}}}"#
+    )
 }
 
 /// The envelope of a message that comes with a socket.
@@ -489,6 +542,34 @@ mod tests {
     }
 
     #[test]
+    fn the_short_way_says_nothing_else_than_the_long_one() {
+        let accepted = Incoming::Accepted {
+            ack: 8,
+            accepted: true,
+        };
+        for (line, meant) in [
+            (
+                r#"{"accepted":true,"more":[{}],"ack":8,"cmd":"NODE_CLUSTER","act":null}"#,
+                accepted,
+            ),
+            // A message of the app may look alike.
+            (
+                r#"{"cmd":"x","key":"NODE_","ack":8,"accepted":true}"#,
+                Incoming::User(r#"{"cmd":"x","key":"NODE_","ack":8,"accepted":true}"#.to_owned()),
+            ),
+            (
+                r#"{"cmd":"NODE_CLUSTER","act":"online","ack":8,"accepted":true}"#,
+                Incoming::Online,
+            ),
+            (r#"{"cmd":"NODE_CLUSTER","ack":8}"#, Incoming::Other),
+            (r#"{"cmd":"NODE_HANDLE_\u0041CK"}"#, Incoming::HandleAck),
+        ] {
+            assert_eq!(parse(line.as_bytes()), Ok(meant), "{line}");
+        }
+        assert!(parse(br#"{"cmd":"NODE_HANDLE_ACK"} x"#).is_err());
+    }
+
+    #[test]
     fn udp_paths_and_descriptors() {
         let asked = |fields: &str| {
             let line = format!(
@@ -530,6 +611,17 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert!(parse(deep.as_bytes()).is_err());
+        // Odd, but the app's own business.
+        for odd in [
+            format!(r#"{{"a":{deep}{},"NODE_ENV":1}}"#, "]".repeat(100_000)),
+            r#"{"NODE_ENV":"\ud800"}"#.to_owned(),
+            r#"{"cmd":1,"a":"NODE_X"}"#.to_owned(),
+        ] {
+            let heard = parse(odd.as_bytes());
+            assert!(matches!(heard, Ok(Incoming::User(_))), "{heard:?}");
+        }
+        let handle = br#"{"cmd":"NODE_HANDLE","type":"net.Socket","msg":"\ud800"#;
+        assert_eq!(parse(handle), Ok(Incoming::Handle));
         let long = format!(
             r#"{{"cmd":"NODE_CLUSTER","act":"close","key":"{}"}}"#,
             "k".repeat(5_000)
@@ -554,6 +646,13 @@ mod tests {
             "cmd": "NODE_CLUSTER", "errno": 0, "key": key, "ack": 1,
             "data": { "ticketKeys": "00" }, "seq": 7 } });
         assert_eq!(said(shared), expected);
+        let awkward = "/run/\"x\"\n".to_owned();
+        let connection = Outgoing::Connection {
+            key: awkward.clone(),
+        };
+        let expected = json!({ "cmd": "NODE_HANDLE", "type": "net.Native", "msg": {
+            "cmd": "NODE_CLUSTER", "act": "newconn", "key": awkward, "seq": 7 } });
+        assert_eq!(said(connection), expected);
         let refused = Outgoing::Refused {
             key: key.clone(),
             ack: 2,

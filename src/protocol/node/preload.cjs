@@ -336,7 +336,8 @@ function drain({ quiet, within, hurry }) {
   plan = { quiet: number(quiet, QUIET), within: number(within, 30000), since: performance.now() };
   plan.spread = hurry ? Math.min(1000, plan.within / 4) : plan.within / 2;
   const signals = process.eventNames().filter((name) => String(name).startsWith('SIG')).map(String);
-  if (first) for (const name of signals) process.once(name, () => heard.add(name));
+  // First and once: some packages (signal-exit) act on a signal only if nobody else listens to it then.
+  if (first) for (const name of signals) process.prependOnceListener(name, () => heard.add(name));
   say('draining', { signals });
   const end = quietly((server) => { stopListening(server); retire(server, plan.quiet); });
   for (const server of live()) {
@@ -359,7 +360,7 @@ function release({ after }) {
   if (heard.has(after) || (after === 'message' && acts)) letGo();
   else if (acts) {
     // A signal goes another way than messages: this one is still to come.
-    process.once(after, () => setImmediate(letGo));
+    process.prependOnceListener(after, () => setImmediate(letGo));
     setTimeout(letGo, LATE).unref();
   } else {
     // The app does not know yet that these are closed.

@@ -18,10 +18,12 @@ pub fn envelope(slot: u32, worker: u64, message: &str) -> String {
 /// To whom a companion sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum To {
-    /// All workers that serve.
+    /// All workers that serve, and those that finish what they have begun.
     All,
     /// Those in these slots.
     Slots(Vec<u32>),
+    /// This one, whether it starts, serves or finishes.
+    Worker(u64),
 }
 
 #[derive(Deserialize)]
@@ -36,6 +38,7 @@ struct Said<'a> {
 enum Named {
     Slot(u32),
     Slots(Vec<u32>),
+    Worker { worker: u64 },
     Word(String),
 }
 
@@ -44,8 +47,9 @@ enum Named {
 /// # Errors
 /// It is something else; the text says so.
 pub fn from_companion(text: &str) -> Result<(To, String), String> {
-    let said: Said<'_> = serde_json::from_str(text)
-        .map_err(|_| "it is not {\"to\": SLOT or \"all\", \"message\": ...}".to_owned())?;
+    let said: Said<'_> = serde_json::from_str(text).map_err(|_| {
+        "it is not {\"to\": {\"worker\": N}, SLOT or \"all\", \"message\": ...}".to_owned()
+    })?;
     let to = match said.to {
         Named::Slot(slot) => To::Slots(vec![slot]),
         Named::Slots(mut slots) => {
@@ -56,8 +60,11 @@ pub fn from_companion(text: &str) -> Result<(To, String), String> {
             }
             To::Slots(slots)
         }
+        Named::Worker { worker } => To::Worker(worker),
         Named::Word(word) if word == "all" => To::All,
-        Named::Word(_) => return Err("`to` is a slot, several of them or \"all\"".to_owned()),
+        Named::Word(_) => {
+            return Err("`to` is {\"worker\": N}, a slot, several of them or \"all\"".to_owned());
+        }
     };
     let message = said.message.get();
     if is_internal(message) {
@@ -101,6 +108,10 @@ mod tests {
             (r#"{"to":"all","message":"\ud800"}"#, all(r#""\ud800""#)),
             (r#"{"to":3,"message":1}"#, some(&[3])),
             (r#"{"to":[2,0,2],"message":1}"#, some(&[0, 2])),
+            (
+                r#"{"to":{"worker":17},"message":1}"#,
+                Ok((To::Worker(17), "1".to_owned())),
+            ),
         ] {
             assert_eq!(from_companion(text), meant, "{text}");
         }
@@ -110,6 +121,7 @@ mod tests {
             r#"{"to":"all"}"#,
             r#"{"to":"everybody","message":1}"#,
             r#"{"to":-1,"message":1}"#,
+            r#"{"to":{"slot":1},"message":1}"#,
             r#"{"to":4294967296,"message":1}"#,
             r#"{"to":0,"message":{"cmd":"NODE_HANDLE_ACK"}}"#,
         ] {

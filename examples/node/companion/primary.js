@@ -7,15 +7,15 @@ let requests = 0;
 const bySlot = {};
 
 // Where a primary had worker.on('message', ...). Slot and worker say who sent it.
-process.on('message', ({ slot, message }) => {
+process.on('message', ({ slot, worker, message }) => {
   switch (message.type) {
     case 'request':
       requests += 1;
       bySlot[slot] = (bySlot[slot] || 0) + 1;
       break;
     case 'getStats':
-      // worker.send(...): to the slot that asked.
-      process.send({ to: slot, message: { type: 'stats', id: message.id, requests, bySlot } });
+      // worker.send(...): to the worker that asked, even if another has its slot by now.
+      process.send({ to: { worker }, message: { type: 'stats', id: message.id, requests, bySlot } });
       break;
     case 'broadcast':
       // for (const id in cluster.workers) cluster.workers[id].send(...)
