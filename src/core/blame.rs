@@ -74,7 +74,7 @@ impl fmt::Display for Cause {
             Cause::Hung { after } => {
                 write!(f, "has not answered for {:.0}s", after.as_secs_f64())
             }
-            Cause::LeftAtOnce => f.write_str("said STOPPING=1 right after it was ready"),
+            Cause::LeftAtOnce => f.write_str("left by itself right after it was ready"),
             Cause::OverBudget {
                 exit,
                 crashes,
