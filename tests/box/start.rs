@@ -175,8 +175,11 @@ fn traces(b: &TestBox) -> String {
 fn delete_leaves_nothing(b: &TestBox) {
     set_up(b);
     b.run(&["app-cluster", "stop"]).ok();
+    let program = "for (const fd of [3, 4])\n\
+                   require('http').createServer((q, r) => r.end('{}')).listen({ fd });\n";
+    b.write("/home/alice/shop/both.js", program);
     let before = traces(b);
-    let arguments = "./server.js --name api -i 2 -l 127.0.0.1:4001 -l unix:/run/api.sock \
+    let arguments = "./both.js --name api -i 2 -l 127.0.0.1:4001 -l unix:/run/api.sock \
                      --balance sticky";
     sudo_start(b, "/home/alice/shop", arguments).ok();
     long(b, "app-cluster scale api 3").ok();

@@ -11,6 +11,9 @@ const ROUNDS: usize = 8;
 /// How long to wait before listen(2) is tried again that has failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Told each time up to so many times, then whenever there are twice as many.
+const OFTEN: u64 = 64;
+
 impl Engine {
     /// Makes lines listen again, and takes down what that does to the kernel's numbers. One
     /// that is shut down again meanwhile is reported again.
@@ -75,7 +78,7 @@ impl Engine {
         }
         self.steering.mended += 1;
         let count = self.steering.mended;
-        if count.is_power_of_two() {
+        if count <= OFTEN || count.is_power_of_two() {
             self.warn(format!("{text} ({count} so far)"));
         }
     }
