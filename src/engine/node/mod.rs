@@ -305,12 +305,12 @@ impl Engine {
             talk.servers.clear();
             talk.preload = None;
             talk.stop.signals.clear();
-            talk.life = liveness::Life::default();
             talk.rests_until = None;
         }
         self.drop_extras();
         self.steering.outdate();
         self.deal_soon();
+        self.lives_anew(worker);
     }
 
     fn is_in(&self, worker: WorkerId, state: WorkerState) -> bool {
@@ -370,8 +370,8 @@ impl Engine {
         };
         if let Some(talk) = &mut held.talk {
             self.poller.remove(&talk.channel);
-            talk.life.asked = None;
         }
+        self.nobody_answers(worker);
         self.deal_again(worker);
         self.deal_soon();
         self.drained(worker);
