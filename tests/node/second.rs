@@ -10,20 +10,23 @@ use crate::node_tools::{Node, packages};
 use std::time::{Duration, Instant};
 
 pub const ROWS: &[Row] = &[
-    ("canary_that_is_blocked_is_waited_for", blocked_canary),
-    ("stop_worker_that_leaves_has_its_signal", leaves),
-    ("start_next_program_of_a_launcher", next_program),
-    ("message_odd_ones_with_a_socket", odd_messages),
-    ("companion_answers_workers_that_start", answers_at_start),
-    ("companion_answers_workers_that_drain", answers_at_the_end),
+    ("odd_canary_that_is_blocked_is_waited_for", blocked_canary),
+    ("odd_stop_worker_that_leaves_has_its_signal", leaves),
+    ("odd_start_next_program_of_a_launcher", next_program),
+    ("odd_message_odd_ones_with_a_socket", odd_messages),
+    ("odd_companion_answers_workers_that_start", answers_at_start),
     (
-        "companion_that_sends_sockets_and_reads_nothing",
+        "odd_companion_answers_workers_that_drain",
+        answers_at_the_end,
+    ),
+    (
+        "odd_companion_that_sends_sockets_and_reads_nothing",
         companion_sockets,
     ),
-    ("companion_is_no_storm", no_storm),
-    ("stop_signal_exit_acts", signal_exit),
-    ("listen_on_the_address_of_a_slot", slot_address),
-    ("reload_explains_the_same_again", explained_again),
+    ("odd_companion_is_no_storm", no_storm),
+    ("odd_stop_signal_exit_acts", signal_exit),
+    ("odd_listen_on_the_address_of_a_slot", slot_address),
+    ("odd_reload_explains_the_same_again", explained_again),
 ];
 
 /// A program of its own, instead of `kit.cjs`.
@@ -36,17 +39,14 @@ fn own(node: &Node, text: &str, keys: &str) -> crate::dev::Setup {
 
 /// It listens, and then does something else for longer than it is on trial.
 fn blocked_canary(node: &Node) -> Result<(), String> {
-    let kit = script("kit.cjs");
-    let text = format!(
-        "require({kit:?}); \
-         if (process.env.APP_CLUSTER_GENERATION === '2' && process.env.APP_CLUSTER_SLOT === '0') \
-           require('node:cluster').worker.once('listening', () => setTimeout(() => {{ \
-             const end = Date.now() + 4000; while (Date.now() < end); \
-             require('fs').writeFileSync('over', ''); }}, 300));"
-    );
-    // Ahead of the keys that every app here has.
-    let setup = own(node, &text, "min_ready_time = \"1s\"");
-    let dev = setup.start();
+    let text = "const { APP_CLUSTER_GENERATION: generation, APP_CLUSTER_SLOT: slot } = process.env; \
+        const answer = JSON.stringify({ pid: process.pid }); \
+        const server = require('http').createServer((q, response) => response.end(answer)); \
+        server.listen(process.env.PORT, () => { \
+          if (generation === '2' && slot === '0') setTimeout(() => { \
+            const end = Date.now() + 4000; while (Date.now() < end); \
+            require('fs').writeFileSync('over', ''); }, 300); });";
+    let dev = own(node, text, "").start();
     let text = std::fs::read_to_string(dev.path("app.toml")).expect("a configuration");
     dev.configure(&text.replace("\"50ms\"", "\"1s\""));
     dev.cli(&["reload", "web"]).succeeded();
@@ -251,8 +251,14 @@ fn signal_exit(node: &Node) -> Result<(), String> {
 
 /// With `round-robin` too: what comes there is accepted by the app itself.
 fn slot_address(node: &Node) -> Result<(), String> {
-    let port = free_port();
-    let keys = format!("balance = \"round-robin\"\nslot_listen = \"127.0.0.1:{port}\"");
+    // The number of the slot, which is 0, is its last digit.
+    let tens = wait("a port", || {
+        let tens = free_port() / 10;
+        let free = std::net::TcpListener::bind(("127.0.0.1", tens * 10)).is_ok();
+        free.then_some(tens)
+    });
+    let port = tens * 10;
+    let keys = format!("balance = \"round-robin\"\nslot_listen = \"127.0.0.1:{tens}{{slot}}\"");
     let dev = App::kit(node).workers(1).keys(&keys).start();
     let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let pid = dev.pids()[0];
