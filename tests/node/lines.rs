@@ -109,8 +109,9 @@ fn quiet(dev: &Dev, span: Duration) {
     let before = ticks(dev);
     std::thread::sleep(span);
     let used = ticks(dev) - before;
+    eprintln!("QUIET {used}");
     assert!(
-        used < 30,
+        used < 12,
         "{used}0 ms of processor time in {span:?}\n{}",
         dev.output()
     );
@@ -197,8 +198,11 @@ fn stream_of_clients(address: SocketAddr, done: std::path::PathBuf) -> JoinHandl
 /// The first line is dealt from as soon as somebody takes; until then its workers have it.
 fn to_round_robin(node: &Node) -> Result<(), String> {
     let (lines, address) = lines(3);
-    let app = App::kit(node).workers(3).keys("balance = \"even\"");
+    let app = App::command(node, &[word(node), "slow.cjs"]).workers(3);
+    let app = app.keys("balance = \"even\"");
     let setup = app.env("PORT", &address.port().to_string()).setup();
+    let slow = format!("setTimeout(() => require({:?}), 1000)", script("kit.cjs"));
+    setup.write("slow.cjs", &slow);
     let dev = with_lines(setup, lines);
     all_ready(&dev);
     let text = config(&dev).replace("balance = \"even\"", ROBIN);
@@ -207,6 +211,7 @@ fn to_round_robin(node: &Node) -> Result<(), String> {
     dev.cli(&["reload", "web"]).succeeded();
     dev.write("done", "");
     let slowest = clients.join().expect("clients");
+    eprintln!("SLOWEST {slowest:?}");
     assert!(slowest.as_millis() < 1500, "{slowest:?}\n{}", dev.output());
     assert_no_crash(&dev);
     dev.stop();
@@ -239,6 +244,14 @@ fn one_to_round_robin(node: &Node) -> Result<(), String> {
     Ok(())
 }
 
+/// More descriptors than there usually are.
+fn room_for_clients() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let current = current.map(|c| c.max(8192.min(maximum.unwrap_or(8192))));
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("setrlimit(2)");
+}
+
 /// Hundreds wait for a blocked worker: all are given to others together.
 fn emptied(node: &Node) -> Result<(), String> {
     let dev = App::kit(node).workers(4).keys("balance = \"even\"").start();
@@ -247,14 +260,16 @@ fn emptied(node: &Node) -> Result<(), String> {
         const end = Date.now() + 9000; while (Date.now() < end); }, 20)";
     crate::app::eval_in(&dev, 0, code);
     wait("it is busy", || dev.path("busy").exists().then_some(()));
+    room_for_clients();
     let begun = Instant::now();
-    // Behind it alone: of 25 connections to the others there is nothing to be seen later.
-    let clients: Vec<Asked> = (0..900).map(|_| Asked::new(address)).collect();
+    // A quarter of them behind it.
+    let clients: Vec<Asked> = (0..1600).map(|_| Asked::new(address)).collect();
     for client in clients {
         client.answered();
     }
     let took = begun.elapsed();
-    assert!(took.as_millis() < 3300, "{took:?}\n{}", dev.output());
+    eprintln!("TOOK {took:?}");
+    assert!(took.as_millis() < 3800, "{took:?}\n{}", dev.output());
     assert_no_crash(&dev);
     dev.stop();
     Ok(())
