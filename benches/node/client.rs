@@ -71,7 +71,7 @@ impl Run {
             run: self,
             request: format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n"),
             epoll,
-            random: (u64::from(std::process::id()) * 0x9E37_79B9_7F4A_7C15) | 1,
+            random: u64::from(std::process::id()).wrapping_mul(0x9E37_79B9_7F4A_7C15),
             outcome: Outcome::default(),
         };
         let began = Instant::now();

@@ -58,8 +58,8 @@ impl By {
 pub struct Contender {
     pub by: By,
     pub address: SocketAddrV4,
-    /// The process that may be in the way of connections.
-    pub primary: Option<u32>,
+    /// The process whose children the workers are; of a single process, itself.
+    pub root: u32,
     // Whatever of these there is ends with it; the directory last.
     _process: Process,
     _directory: tempfile::TempDir,
@@ -119,21 +119,25 @@ impl Contender {
                 Process::Ours(supervisor)
             }
         };
-        let primary = match &process {
-            Process::Plain(_) if by == By::Nobody => None,
-            Process::Plain(child) => Some(child.id()),
-            Process::Pm2(pm2) => pm2.daemon(),
-            Process::Ours(supervisor) => Some(supervisor.child.id()),
+        let root = match &process {
+            Process::Plain(child) => child.id(),
+            Process::Pm2(pm2) => pm2.daemon().ok_or("it has left no pm2.pid")?,
+            Process::Ours(supervisor) => supervisor.child.id(),
         };
         let contender = Contender {
             by,
             address,
-            primary,
+            root,
             _process: process,
             _directory: directory,
         };
         until(|| contender.serves());
         Ok(contender)
+    }
+
+    /// Whether there is somebody who may be in the way of connections.
+    pub fn has_primary(&self) -> bool {
+        self.by != By::Nobody
     }
 
     /// Whether a request is answered.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everything the core can have done, and what it has to tell.
 
+use super::blame::Blame;
 use super::event::Exit;
 use super::ids::{GenerationId, RequestId, SlotId, WorkerId};
 use super::worker::WorkerState;
@@ -144,96 +145,6 @@ pub enum Failure {
     NoSuchSlot(SlotId),
     /// The number asked for is out of range.
     BadCount(String),
-}
-
-/// The worker that made something fail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blame {
-    /// Its position.
-    pub slot: SlotId,
-    /// Its name.
-    pub worker: WorkerId,
-    /// Its process id, if it ever ran.
-    pub pid: Option<i32>,
-    /// What happened.
-    pub cause: Cause,
-}
-
-/// What can be wrong with a worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// The system could not start it.
-    SpawnFailed(String),
-    /// It ended before it was ready.
-    ExitedEarly(Exit),
-    /// It was not ready in time; the text says how readiness was looked for.
-    StartTimeout {
-        /// The time it had.
-        after: Duration,
-        /// What it should have done.
-        hint: String,
-    },
-    /// It was ready, then ended.
-    Crashed {
-        /// How it ended.
-        exit: Exit,
-        /// How long it had been ready.
-        after: Duration,
-    },
-    /// It ran, but did not answer.
-    Hung {
-        /// For how long.
-        after: Duration,
-    },
-    /// It said `STOPPING=1` before it had stayed ready long enough.
-    LeftAtOnce,
-    /// The generation's crash budget is used up, by this crash.
-    OverBudget {
-        /// How it ended.
-        exit: Exit,
-        /// Crashes counted.
-        crashes: u32,
-        /// In this time.
-        window: Duration,
-    },
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Cause::SpawnFailed(error) => write!(f, "could not be started: {error}"),
-            Cause::ExitedEarly(exit) => write!(f, "{exit} before it was ready"),
-            Cause::StartTimeout { after, hint } => {
-                write!(f, "was not ready within {after:?}: {hint}")
-            }
-            Cause::Crashed { exit, after } => {
-                write!(f, "{exit} {:.1}s after it was ready", after.as_secs_f64())
-            }
-            Cause::Hung { after } => {
-                write!(f, "has not answered for {:.0}s", after.as_secs_f64())
-            }
-            Cause::LeftAtOnce => f.write_str("said STOPPING=1 right after it was ready"),
-            Cause::OverBudget {
-                exit,
-                crashes,
-                window,
-            } => write!(
-                f,
-                "{exit}; {crashes} crashes within {window:?} are too many"
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Blame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the worker of slot {}", self.slot)?;
-        if let Some(pid) = self.pid {
-            write!(f, " (pid {pid})")?;
-        }
-        write!(f, " {}", self.cause)
-    }
 }
 
 impl fmt::Display for Failure {

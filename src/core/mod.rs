@@ -7,6 +7,7 @@
 //! everything else from outside, is an argument.
 
 mod action;
+mod blame;
 mod event;
 mod ids;
 mod lifecycle;
@@ -25,9 +26,8 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use action::{
-    Action, Blame, Cause, ClusterState, Done, Failure, Outcome, RolloutStep, Transition,
-};
+pub use action::{Action, ClusterState, Done, Failure, Outcome, RolloutStep, Transition};
+pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
 pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
 pub use policy::{OnFailure, Policy, Ready, Restart};

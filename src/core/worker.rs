@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is known of a worker and of a slot.
 
-use super::action::Blame;
+use super::blame::Blame;
 use super::event::Exit;
 use super::ids::{GenerationId, SlotId, WorkerId};
 use super::policy::Policy;

@@ -186,14 +186,21 @@ fn answers_at_the_end(node: &Node) -> Result<(), String> {
 
 /// What it is owed for its sockets is bounded.
 fn companion_sockets(node: &Node) -> Result<(), String> {
-    let script = "touch there; exec yes '{\"cmd\":\"NODE_HANDLE\",\"type\":\"x\",\"msg\":1}' >&3";
-    let keys = format!("companion = {{ command = [\"sh\", \"-c\", {script:?}] }}");
+    let program = "const fs = require('fs'); \
+        const some = Buffer.from('{\"cmd\":\"NODE_HANDLE\",\"type\":\"x\",\"msg\":1}\\n'.repeat(1000)); \
+        for (let at = 0; ; at %= some.length) \
+          try { at += fs.writeSync(3, some, at); if (!fs.existsSync('there')) fs.writeFileSync('there', ''); } \
+          catch (error) { if (error.code !== 'EAGAIN') throw error; }";
+    // Node would take the descriptor for itself.
+    let words = ["env", "-u", "NODE_CHANNEL_FD", word(node), "-e", program];
+    let keys = format!("companion = {{ command = {words:?} }}");
     let dev = App::kit(node).workers(1).keys(&keys).start();
     wait("it writes", || dev.path("there").exists().then_some(()));
     let idle = peak_memory(dev.pid());
     std::thread::sleep(Duration::from_millis(1500));
     let grown = peak_memory(dev.pid()).saturating_sub(idle);
     assert!(grown < 24 << 20, "{grown} bytes more\n{}", dev.output());
+    assert_eq!(dev.status().companion.map(|c| c.restarts), Some(0));
     request(dev.address(), "GET /", "").expect("an answer");
     assert!(dev.line_count() < 200, "{} lines", dev.line_count());
     assert_no_crash(&dev);

@@ -14,7 +14,7 @@ const MESSAGE = 'NODE_APP_CLUSTER';
 const QUIET = 1000;
 /** Longest wait for a signal that was sent before a message that came (ms). */
 const LATE = 2000;
-/** A client has at least so long to answer the close of its WebSocket (ms): it may be slow to read up to it. */
+/** A client has so long to answer the close of its WebSocket (ms), if the drain has: it may be slow to read up to it. */
 const ANSWER = 5000;
 /** Programs that run the app in another process and have to leave the channel to it: by name, or by package. */
 const MANAGERS = /^(npm|npx|pnpm|pnpx|yarn|yarnpkg|corepack)(-cli|-[\d.]+)?(\.[cm]?js)?$/;
@@ -251,7 +251,8 @@ function closeWebSocket(socket, time) {
     const left = Math.max(plan.since + plan.spread - time, 0);
     seen.set(socket, { asked: plan, due: time + Math.random() * left });
   } else if (state.until === undefined && time >= state.due) {
-    state.until = time + Math.max(plan.within / 4, ANSWER);
+    // Not beyond the signal, after which the app's own clean-up has to wait for it.
+    state.until = Math.min(time + Math.max(plan.within / 4, ANSWER), plan.since + plan.within * 0.9);
     webSocket.close(1012, 'Service Restart');
   } else if (time >= state.until) {
     socket.destroy();
