@@ -50,7 +50,7 @@ fn lines(count: usize) -> (Vec<OwnedFd>, SocketAddr) {
         address = SockaddrIn::from(at);
         all.push(one);
     }
-    let at = SocketAddr::from((std::net::Ipv4Addr::from(address.ip()), address.port()));
+    let at = SocketAddr::from((address.ip(), address.port()));
     (all, at)
 }
 
@@ -279,10 +279,7 @@ fn no_descriptors(node: &Node) -> Result<(), String> {
     let address = dev.address();
     let limits = getrlimit(Resource::Nofile);
     let limit = |current: Option<u64>| {
-        let limits = Rlimit {
-            current,
-            ..limits.clone()
-        };
+        let limits = Rlimit { current, ..limits };
         let pid = Pid::from_raw(dev.pid());
         prlimit(pid, Resource::Nofile, limits).expect("prlimit(2)");
     };

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 pub const ROWS: &[Row] = &[
     ("odd_canary_that_is_blocked_is_waited_for", blocked_canary),
+    ("odd_canary_behind_a_launcher", canary_behind_a_launcher),
     ("odd_stop_worker_that_leaves_has_its_signal", leaves),
     ("odd_start_next_program_of_a_launcher", next_program),
     ("odd_message_odd_ones_with_a_socket", odd_messages),
@@ -53,6 +54,31 @@ fn blocked_canary(node: &Node) -> Result<(), String> {
     assert!(dev.path("over").exists(), "{}", dev.output());
     dev.everybody_answers();
     assert_no_crash(&dev);
+    dev.stop();
+    Ok(())
+}
+
+/// Who was asked has ended, and another program of the launcher is there.
+fn canary_behind_a_launcher(node: &Node) -> Result<(), String> {
+    let line = format!(
+        "[ $APP_CLUSTER_GENERATION = 1 ] || node first.cjs; exec node '{}'",
+        script("kit.cjs")
+    );
+    let app = App::command(node, &["sh", "-c", &line]).workers(1);
+    let setup = app.keys("protocol = \"node\"").setup();
+    let text = "require('http').createServer(() => {}).listen(process.env.PORT, () => \
+        setTimeout(() => { const end = Date.now() + 2000; while (Date.now() < end); \
+          require('fs').writeFileSync('over', ''); process.reallyExit(0); }, 300));";
+    setup.write("first.cjs", text);
+    let dev = setup.start();
+    let text = std::fs::read_to_string(dev.path("app.toml")).expect("a configuration");
+    dev.configure(&text.replace("\"50ms\"", "\"1s\""));
+    dev.cli(&["reload", "web"]).succeeded();
+    assert!(dev.path("over").exists(), "{}", dev.output());
+    wait("the next program answers", || {
+        let answer = request(dev.address(), "GET /", "").ok()?;
+        (answer["generation"] == 2).then_some(())
+    });
     dev.stop();
     Ok(())
 }
