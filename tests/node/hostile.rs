@@ -152,6 +152,7 @@ fn ready(node: &Node) -> Result<(), String> {
         dev.stop();
         used
     });
+    eprintln!("TICKS {used:?}");
     assert!(used[1] < 2 * used[0] + 30, "ticks: {used:?}");
     Ok(())
 }
