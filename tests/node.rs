@@ -27,6 +27,8 @@ mod figures;
 mod hostile;
 #[path = "node/isolation.rs"]
 mod isolation;
+#[path = "node/lines.rs"]
+mod lines;
 #[path = "node/listen.rs"]
 mod listen;
 #[path = "node/lossless.rs"]
@@ -37,6 +39,8 @@ mod messages;
 mod others;
 #[path = "node/robin.rs"]
 mod robin;
+#[path = "node/second.rs"]
+mod second;
 #[path = "node/starts.rs"]
 mod starts;
 #[path = "node/stop.rs"]
@@ -64,6 +68,8 @@ fn main() -> ExitCode {
         isolation::ROWS,
         robin::ROWS,
         blocked::ROWS,
+        lines::ROWS,
+        second::ROWS,
         lossless::ROWS,
         companion::ROWS,
         figures::ROWS,

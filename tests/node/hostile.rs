@@ -6,6 +6,7 @@ use crate::app::{App, request, script};
 use crate::dev::{Dev, wait};
 use crate::messages::Follow;
 use crate::node_tools::Node;
+use crate::robin::ticks;
 use std::time::Duration;
 
 pub const ROWS: &[Row] = &[
@@ -15,6 +16,8 @@ pub const ROWS: &[Row] = &[
     ("hostile_100_megabytes_in_a_line", long),
     ("hostile_a_million_messages", many),
     ("hostile_queries_without_end", queries),
+    ("hostile_servers_that_come_and_go", closes),
+    ("hostile_ready_again_and_again", ready),
     ("hostile_acknowledgements", acknowledgements),
     ("hostile_wrong_types", types),
     ("hostile_dies_within_a_line", torn),
@@ -113,13 +116,41 @@ fn many(node: &Node) -> Result<(), String> {
     Ok(())
 }
 
+/// It does not read the answers.
 fn queries(node: &Node) -> Result<(), String> {
-    // It does not read the answers.
     let dev = acts(node, "queries", "", &["its channel is full"]);
-    let sockets = std::fs::read_dir(format!("/proc/{}/fd", dev.pid())).expect("descriptors");
-    let sockets = sockets.count();
+    let sockets = descriptors(&dev);
     assert!(sockets < 450, "{sockets} descriptors");
     dev.stop();
+    Ok(())
+}
+
+fn descriptors(dev: &Dev) -> usize {
+    let all = std::fs::read_dir(format!("/proc/{}/fd", dev.pid()));
+    all.expect("descriptors").count()
+}
+
+/// Nor these, though it says that it has them.
+fn closes(node: &Node) -> Result<(), String> {
+    let dev = acts(node, "closes", "", &["its channel is full"]);
+    let sockets = descriptors(&dev);
+    assert!(sockets < 450, "{sockets} descriptors");
+    dev.stop();
+    Ok(())
+}
+
+/// Once it is ready that is a message like any other.
+fn ready(node: &Node) -> Result<(), String> {
+    let used = ["said", "ready"].map(|act| {
+        let dev = start(node, act, "");
+        let before = ticks(&dev);
+        dev.write("go", "");
+        wait("it has acted", || dev.path("done").exists().then_some(()));
+        // What it has said is ahead of what it is asked then.
+        request(dev.address(), "GET /", "").expect("an answer");
+        ticks(&dev) - before
+    });
+    assert!(used[1] < 2 * used[0] + 10, "ticks: {used:?}");
     Ok(())
 }
 

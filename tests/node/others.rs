@@ -14,6 +14,7 @@ use std::time::Duration;
 pub const ROWS: &[Row] = &[
     ("deno_serves_in_round_robin", deno),
     ("deno_gets_no_shared_handle", deno_shared),
+    ("deno_listens_where_the_app_does", deno_elsewhere),
     ("bun_is_refused", bun),
 ];
 
@@ -72,6 +73,20 @@ fn deno_shared(node: &Node) -> Result<(), String> {
         assert!(!dev.ended().success());
         dev.assert_gone();
     }
+    Ok(())
+}
+
+/// Nor for an address of its own: it is told, instead of never being asked.
+fn deno_elsewhere(node: &Node) -> Result<(), String> {
+    let dev = deno_app(node)?.workers(1).start();
+    let port = crate::app::free_port();
+    let code =
+        format!("kept.own = require('http').createServer(app); return listen(kept.own, {port});");
+    assert_eq!(crate::app::eval(&dev, &code)["code"], "EACCES");
+    dev.wait_for_line("Deno cannot accept from a socket that it is handed: put it into `listen`");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    assert_no_crash(&dev);
+    dev.stop();
     Ok(())
 }
 

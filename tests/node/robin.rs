@@ -54,7 +54,7 @@ fn closed_server(node: &Node) -> Result<(), String> {
 }
 
 /// User and system time of a process so far, in ticks of 10 ms (proc_pid_stat(5)).
-fn ticks(dev: &Dev) -> u64 {
+pub fn ticks(dev: &Dev) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", dev.pid())).expect("stat");
     let fields = stat.rsplit_once(") ").expect("a name").1;
     let fields = fields.split(' ').skip(11).take(2);

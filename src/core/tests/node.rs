@@ -131,3 +131,56 @@ fn only_what_was_asked_for_makes_ready() {
         assert_eq!(sim.serving(0).is_some(), counts, "{ready:?} {what:?}");
     }
 }
+
+/// What it does when it is settled is not done by one that does not answer.
+#[test]
+fn a_canary_counts_when_it_answers_and_not_before() {
+    let (mut sim, old) = served(rules());
+    sim.request(1, Request::Reload);
+    sim.run(ms(200));
+    let canary = sim.serving(0).map(|w| w.id).filter(|id| *id != old);
+    let newest = sim.core.workers().map(|w| w.id).max();
+    let worker = canary.or(newest).expect("a canary");
+    assert_ne!(worker, old);
+    let drains = |actions: &[Action]| {
+        let old = |a: &Action| matches!(a, Action::Drain { worker, .. } if *worker == old);
+        actions.iter().any(old)
+    };
+    // An answer to another question, too early.
+    let early = sim.core.handle(sim.now, Event::Alive { worker });
+    assert!(!drains(&early), "{early:?}");
+    let due = sim.core.next_deadline().expect("its time");
+    let asked = sim.core.handle(due, Event::Wake);
+    assert_eq!(asked, [Action::Ask { worker }]);
+    let since = ms(1_000);
+    let blocked = sim
+        .core
+        .handle(due + since, Event::Blocked { worker, since });
+    let later = sim.core.handle(due + ms(5_000), Event::Wake);
+    assert!(
+        !drains(&blocked) && !drains(&later),
+        "{blocked:?} {later:?}"
+    );
+    let answered = sim.core.handle(due + ms(5_000), Event::Alive { worker });
+    assert!(drains(&answered), "{answered:?}");
+}
+
+/// It has said so itself: nobody asks it to drain, but its clean-up has its turn.
+#[test]
+fn one_that_leaves_by_itself_is_signalled_before_it_is_killed() {
+    let what = Notification::Stopping;
+    let (mut sim, worker) = served(rules());
+    let left = sim.core.handle(sim.now, Event::Notified { worker, what });
+    assert!(!signalled(&left), "{left:?}");
+    let began = sim.now;
+    assert!(signalled(&sim.core.handle(began + ms(15_000), Event::Wake)));
+    let killed = sim.core.handle(began + ms(20_000), Event::Wake);
+    assert!(killed.contains(&Action::Kill { worker }), "{killed:?}");
+
+    let what = Notification::Stopping;
+    let (mut sim, worker) = served(rules());
+    sim.core.handle(sim.now, Event::Notified { worker, what });
+    let grace = ms(0);
+    let done = sim.core.handle(sim.now, Event::Drained { worker, grace });
+    assert!(signalled(&done), "{done:?}");
+}

@@ -185,8 +185,11 @@ impl Engine {
                     Ok(message) => self.companion_said(message),
                     Err(why) => self.companion_was_wrong(&why, &line),
                 },
-                Received::TooLong { length, .. } => {
+                Received::TooLong { length, handle } => {
                     self.companion_was_wrong(&format!("it is {length} bytes long"), b"");
+                    if handle {
+                        self.companion_sent_a_socket();
+                    }
                 }
                 Received::End(_) => {
                     if let Some(running) = &self.companion.running {
@@ -207,18 +210,22 @@ impl Engine {
                 }
                 Err(why) => self.companion_was_wrong(&why, text.as_bytes()),
             },
-            // Its channel stands still until what it sent has been acknowledged.
             Incoming::Handle => {
-                if let Some(running) = &mut self.companion.running {
-                    let answer = match running.channel.take_descriptor() {
-                        Some(_) => Outgoing::HandleAck,
-                        None => Outgoing::HandleNack,
-                    };
-                    running.channel.send(answer.line(0), None);
-                }
+                self.companion_sent_a_socket();
                 self.companion_was_wrong("a socket cannot be passed on", b"");
             }
             _ => {}
+        }
+    }
+
+    /// Its channel stands still until that has been acknowledged.
+    fn companion_sent_a_socket(&mut self) {
+        if let Some(running) = &mut self.companion.running {
+            let answer = match running.channel.take_descriptor() {
+                Some(_) => Outgoing::HandleAck,
+                None => Outgoing::HandleNack,
+            };
+            running.channel.send(answer.line(0), None);
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a worker says over its channel, and what follows.
 
-use super::{Engine, Level, Outgoing, RESENDS, SHOWN, Sent, WorkerId, WorkerState, liveness};
+use super::{Engine, Level, Outgoing, RESENDS, SHOWN, Sent, WorkerId, WorkerState};
 use crate::core::{Event, Notification};
 use crate::protocol::node::channel::Received;
 use crate::protocol::node::message::{Incoming, Preload, parse};
@@ -86,12 +86,12 @@ impl Engine {
             talk.servers.clear();
             talk.preload = None;
             talk.stop.signals.clear();
-            talk.life = liveness::Life::default();
             talk.rests_until = None;
         }
         self.drop_extras();
         self.steering.outdate();
         self.deal_soon();
+        self.lives_anew(worker);
     }
 
     pub(super) fn is_in(&self, worker: WorkerId, state: WorkerState) -> bool {

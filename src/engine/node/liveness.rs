@@ -76,6 +76,29 @@ impl Engine {
         }
     }
 
+    /// Its channel has ended. One that is on trial owes its answer all the same: it is gone in
+    /// a moment, or counts as blocked and then as hung.
+    pub(super) fn nobody_answers(&mut self, worker: WorkerId) {
+        if let Some(talk) = self.talk(worker).filter(|talk| !talk.life.on_trial) {
+            talk.life.asked = None;
+        }
+    }
+
+    /// Another process speaks for it: whoever was asked is gone, and this one cannot be asked
+    /// yet.
+    pub(super) fn lives_anew(&mut self, worker: WorkerId) {
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
+        let before = std::mem::take(&mut talk.life);
+        if before.on_trial {
+            self.feed(Event::Alive { worker });
+        }
+        if before.told {
+            self.feed(Event::Answered { worker });
+        }
+    }
+
     /// Asks all workers.
     pub(in super::super) fn ask_all(&mut self) {
         let all: Vec<WorkerId> = self.held.keys().copied().collect();

@@ -234,8 +234,8 @@ impl Engine {
         };
         if let Some(talk) = &mut held.talk {
             self.poller.remove(&talk.channel);
-            talk.life.asked = None;
         }
+        self.nobody_answers(worker);
         self.deal_again(worker);
         self.deal_soon();
         self.drained(worker);

@@ -622,6 +622,8 @@ mod tests {
         }
         let handle = br#"{"cmd":"NODE_HANDLE","type":"net.Socket","msg":"\ud800"#;
         assert_eq!(parse(handle), Ok(Incoming::Handle));
+        let handle = format!(r#"{{"cmd":"NODE_HANDLE","type":"net.Socket","msg":{deep}"#);
+        assert_eq!(parse(handle.as_bytes()), Ok(Incoming::Handle));
         let long = format!(
             r#"{{"cmd":"NODE_CLUSTER","act":"close","key":"{}"}}"#,
             "k".repeat(5_000)

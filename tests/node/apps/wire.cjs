@@ -50,6 +50,16 @@ const acts = {
       say({ cmd: 'NODE_CLUSTER', act: 'queryServer', ...query, index: seq, port: 0, seq });
     }
   },
+  // Each opened, acknowledged before it can have come, and closed again.
+  closes: () => {
+    for (let i = 0; i < 20_000; i++) {
+      say({ cmd: 'NODE_CLUSTER', act: 'queryServer', ...query, index: i, port: null, fd: 3, seq: i });
+      say({ cmd: 'NODE_HANDLE_ACK' });
+      say({ cmd: 'NODE_CLUSTER', act: 'close', key: `null:null:4:3:${i}`, seq: i });
+    }
+  },
+  said: () => write('"said."\n'.repeat(200_000)),
+  ready: () => write('"ready"\n'.repeat(200_000)),
   // One may be for the question whether it is there, which status asks.
   ack: () => { for (let i = 0; i < 3; i++) say({ cmd: 'NODE_HANDLE_ACK' }); },
   nack: () => { for (let i = 0; i < 3; i++) say({ cmd: 'NODE_HANDLE_NACK' }); },

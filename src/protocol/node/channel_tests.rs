@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Channels whose other end is in the same process.
+
+use super::*;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+fn pair() -> (Channel, UnixStream) {
+    let (channel, theirs) = Channel::pair().expect("a pair");
+    (channel, UnixStream::from(theirs))
+}
+
+fn lines(channel: &mut Channel) -> Vec<String> {
+    let text = |r: Received| match r {
+        Received::Line(bytes) => String::from_utf8(bytes).expect("UTF-8"),
+        Received::TooLong { length, .. } => format!("too long: {length}"),
+        Received::End(n) => format!("end: {n}"),
+    };
+    channel.receive().into_iter().map(text).collect()
+}
+
+#[test]
+fn lines_are_put_together_from_pieces() {
+    let (mut ours, mut theirs) = pair();
+    theirs.write_all(b"\"a\"\n\"b").expect("write");
+    assert_eq!(lines(&mut ours), ["\"a\""]);
+    assert_eq!(ours.speaker(), Some(std::process::id() as i32));
+    theirs.write_all(b"c\"\n\n").expect("write");
+    assert_eq!(lines(&mut ours), ["\"bc\"", ""]);
+    theirs.write_all(b"tor").expect("write");
+    drop(theirs);
+    assert_eq!(lines(&mut ours), ["end: 3"]);
+    assert!(ours.has_ended() && lines(&mut ours).is_empty());
+}
+
+#[test]
+fn a_line_without_end_costs_a_bounded_amount() {
+    let (mut ours, mut theirs) = pair();
+    let piece = vec![b'x'; 100_000];
+    let mut seen = Vec::new();
+    for _ in 0..50 {
+        theirs.write_all(&piece).expect("write");
+        seen.extend(lines(&mut ours));
+        assert!(ours.partial.capacity() < 4 * MAX_LINE);
+    }
+    theirs.write_all(b"\n1\n").expect("write");
+    seen.extend(lines(&mut ours));
+    assert_eq!(seen, ["too long: 5000000", "1"]);
+}
+
+#[test]
+fn descriptors_go_both_ways() {
+    let (mut ours, theirs) = pair();
+    let (one, mut other) = UnixStream::pair().expect("a pair");
+    ours.send(b"{}\n".to_vec(), Some(Arc::new(one.into())));
+    let (mut there, _unused) = pair();
+    there.socket = theirs.into();
+    assert_eq!(lines(&mut there), ["{}"]);
+    let mut received = UnixStream::from(there.take_descriptor().expect("a descriptor"));
+    received.write_all(b"hello").expect("write");
+    drop(received);
+    let mut text = String::new();
+    other.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "hello");
+    assert!(there.take_descriptor().is_none());
+}
+
+#[test]
+fn what_a_worker_does_not_read_waits_whole_and_in_order() {
+    let (mut ours, mut theirs) = pair();
+    for n in 0..20_000 {
+        ours.send(format!("{n:0>99}\n").into_bytes(), None);
+    }
+    assert!(ours.is_clogged() && ours.wants_to_send());
+    let mut text = String::new();
+    let mut bytes = vec![0; 65_536];
+    while text.len() < 2_000_000 {
+        let count = theirs.read(&mut bytes).expect("read");
+        text.push_str(std::str::from_utf8(&bytes[..count]).expect("UTF-8"));
+        ours.flush();
+    }
+    assert!(!ours.is_clogged() && !ours.wants_to_send());
+    for (n, line) in text.lines().enumerate() {
+        assert_eq!(line.trim_start_matches('0').parse().unwrap_or(0), n);
+    }
+    drop(theirs);
+    ours.send(b"1\n".to_vec(), None);
+    ours.flush();
+    assert!(!ours.wants_to_send());
+}
+
+#[test]
+fn descriptors_without_lines_are_bounded() {
+    let (mut ours, theirs) = pair();
+    let (mut there, _unused) = pair();
+    there.socket = theirs.into();
+    for _ in 0..100 {
+        let (one, _) = UnixStream::pair().expect("a pair");
+        there.send(b" ".to_vec(), Some(Arc::new(one.into())));
+        ours.receive();
+    }
+    assert_eq!(ours.descriptors.len(), MAX_DESCRIPTORS);
+}
+
+/// What comes with a line that is too long has to be acknowledged all the same.
+#[test]
+fn a_long_line_that_names_a_descriptor_is_known_for_it() {
+    for (head, named) in [
+        (r#"{"cmd":"NODE_HANDLE","type":"net.Socket","msg":""#, true),
+        (r#"{"cmd":"mine","type":"NODE_HANDLE","msg":""#, false),
+    ] {
+        let (mut ours, mut theirs) = pair();
+        theirs.write_all(head.as_bytes()).expect("write");
+        let piece = vec![b'x'; 100_000];
+        let mut seen = ours.receive();
+        for _ in 0..15 {
+            theirs.write_all(&piece).expect("write");
+            seen.extend(ours.receive());
+        }
+        theirs.write_all(b"\"}\n").expect("write");
+        seen.extend(ours.receive());
+        let length = head.len() + 1_500_000 + 2;
+        let handle = named;
+        let expected = [Received::TooLong { length, handle }];
+        assert_eq!(format!("{seen:?}"), format!("{expected:?}"), "{head}");
+    }
+}
+
+/// Closing it would wait for whoever is at its other end.
+#[test]
+fn no_socket_of_a_worker_lingers_here() {
+    use std::net::{TcpListener, TcpStream};
+    let (mut ours, theirs) = pair();
+    let (mut there, _unused) = pair();
+    there.socket = theirs.into();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let linger = Some(std::time::Duration::from_secs(15));
+    let sent: Vec<TcpStream> = (0..MAX_DESCRIPTORS + 2)
+        .map(|_| {
+            let socket = TcpStream::connect(address).expect("a connection");
+            sockopt::set_socket_linger(&socket, linger).expect("an option");
+            socket
+        })
+        .collect();
+    for socket in &sent {
+        let copy = socket.try_clone().expect("a copy");
+        there.send(b" ".to_vec(), Some(Arc::new(copy.into())));
+        ours.receive();
+    }
+    // The option is of the socket, not of a descriptor for it.
+    let lingers = |socket: &TcpStream| sockopt::socket_linger(socket).expect("an option");
+    let (kept, dropped) = sent.split_at(MAX_DESCRIPTORS);
+    assert!(dropped.iter().all(|s| lingers(s).is_none()));
+    assert_eq!(lingers(&kept[0]), linger);
+    let taken = ours.take_descriptor().expect("a descriptor");
+    assert_eq!(sockopt::socket_linger(&taken).expect("an option"), None);
+    drop(ours);
+    assert!(sent.iter().all(|s| lingers(s).is_none()));
+}
+
+/// Set in the process that has few descriptors and no capabilities.
+const FEW: &str = "APPC_TEST_FEW_DESCRIPTORS";
+
+/// The kernel lets nobody have more descriptors on their way than may be open (unix(7),
+/// ETOOMANYREFS), unless it is privileged: in a process of its own.
+#[test]
+fn too_many_descriptors_on_their_way_are_no_busy_loop() {
+    if std::env::var_os(FEW).is_some() {
+        return few_descriptors();
+    }
+    let name = "too_many_descriptors_on_their_way_are_no_busy_loop";
+    let root = rustix::process::geteuid().is_root();
+    let plain = match root {
+        true => "setpriv --inh-caps=-all --bounding-set=-all",
+        false => "",
+    };
+    let script = format!("ulimit -n 64 && exec {plain} \"$@\"");
+    let program = std::env::current_exe().expect("a path");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &script, "sh"])
+        .arg(program)
+        .env(FEW, "1");
+    let output = command.args([name, "--test-threads=1"]).output();
+    let output = output.expect("sh");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 passed"), "{output:?}");
+}
+
+fn few_descriptors() {
+    let (one, _other) = UnixStream::pair().expect("a pair");
+    let handle: Arc<OwnedFd> = Arc::new(one.into());
+    let (mut crowd, idle) = pair();
+    for _ in 0..200 {
+        crowd.send(b" ".to_vec(), Some(Arc::clone(&handle)));
+    }
+    assert!(crowd.is_stalled(), "{} wait", crowd.descriptors_waiting());
+    let (mut ours, theirs) = pair();
+    ours.send(b"1\n".to_vec(), Some(handle));
+    // The socket is writable, but nothing is gained by waiting for that.
+    assert!(ours.is_stalled() && !ours.wants_to_send());
+    assert_eq!(ours.descriptors_waiting(), 1);
+    drop(idle);
+    ours.flush();
+    assert!(!ours.is_stalled() && !ours.wants_to_send());
+    let (mut there, _unused) = pair();
+    there.socket = theirs.into();
+    assert_eq!(lines(&mut there), ["1"]);
+    assert!(there.take_descriptor().is_some());
+}
