@@ -4,6 +4,7 @@
 use super::blame::Blame;
 use super::event::Exit;
 use super::ids::{GenerationId, RequestId, SlotId, WorkerId};
+use super::recycle::Recycle;
 use super::worker::WorkerState;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -240,6 +241,19 @@ pub enum Transition {
         pid: Option<i32>,
         /// How long it had not.
         after: Duration,
+    },
+    /// A worker that runs is replaced; it serves until another has taken its place.
+    Recycled {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id.
+        pid: Option<i32>,
+        /// Why.
+        why: Recycle,
     },
     /// A slot waits before its next attempt.
     Backoff {

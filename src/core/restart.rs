@@ -53,7 +53,7 @@ impl Supervisor {
     }
 
     /// Adds a crash to the generation's account and returns how many the window holds.
-    fn count_crash(&mut self, generation: GenerationId) -> u32 {
+    pub(super) fn count_crash(&mut self, generation: GenerationId) -> u32 {
         let now = self.now;
         let Some(generation) = self.generations.get_mut(&generation) else {
             return 0;

@@ -4,7 +4,7 @@
 
 use super::journal::{Level, Record};
 use crate::config::show_duration;
-use crate::core::{RolloutStep, Transition, WorkerState};
+use crate::core::{Recycle, RolloutStep, SlotId, Transition, WorkerState};
 
 /// MESSAGE_IDs (sd-id128(3)), explained in `units/app-cluster.catalog`.
 pub mod id {
@@ -40,6 +40,8 @@ pub mod id {
     pub const COMPANION_STARTED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80f";
     /// The companion has ended, or could not be started.
     pub const COMPANION_ENDED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e810";
+    /// A worker that runs is replaced.
+    pub const WORKER_RECYCLED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e811";
 }
 
 /// The log line for a transition.
@@ -49,6 +51,19 @@ pub fn record(transition: &Transition) -> Record {
             about_worker(transition)
         }
         Transition::Blocked { .. } | Transition::Answered { .. } => about_answers(transition),
+        Transition::Recycled {
+            worker,
+            slot,
+            generation,
+            pid,
+            why,
+        } => Record {
+            worker: Some(*worker),
+            slot: Some(*slot),
+            generation: Some(*generation),
+            pid: *pid,
+            ..about_recycling(*slot, *pid, why)
+        },
         Transition::Rollout { generation, step } => {
             let mut record = about_rollout(generation.0, step);
             record.generation = Some(*generation);
@@ -195,6 +210,16 @@ fn about_answers(transition: &Transition) -> Record {
     record.generation = Some(*generation);
     record.pid = *pid;
     record
+}
+
+fn about_recycling(slot: SlotId, pid: Option<i32>, why: &Recycle) -> Record {
+    let level = match why {
+        Recycle::Unhealthy(_) | Recycle::Silent { .. } => Level::Warning,
+        Recycle::Memory { .. } | Recycle::Lifetime { .. } => Level::Info,
+    };
+    let name = format!("slot {slot}: worker {}", pid.unwrap_or_default());
+    let text = format!("{name} {why}; it is replaced, and serves until then");
+    with_id(level, text, id::WORKER_RECYCLED)
 }
 
 fn about_rollout(generation: u64, step: &RolloutStep) -> Record {

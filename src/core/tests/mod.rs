@@ -4,6 +4,7 @@
 mod invariants;
 mod lifecycle;
 mod node;
+mod recycle;
 mod rollout;
 mod table;
 mod words;

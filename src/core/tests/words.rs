@@ -93,6 +93,7 @@ impl Names {
             }
             Transition::Blocked { worker, .. } => format!("{} is blocked", self.worker(*worker)),
             Transition::Answered { worker, .. } => format!("{} answers", self.worker(*worker)),
+            Transition::Recycled { worker, .. } => format!("{} is recycled", self.worker(*worker)),
             Transition::Backoff { slot, .. } => format!("back off {}", self.slot(*slot)),
             Transition::Recovered { slot } => format!("{} is well again", self.slot(*slot)),
             Transition::Degraded { why: Some(_) } => "degraded".to_owned(),

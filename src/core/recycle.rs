@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Workers that run and are replaced all the same, their replacement first.
+
+use super::*;
+use std::fmt;
+use std::time::Duration;
+
+/// Why a worker that runs is replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recycle {
+    /// Its health was asked for, and it is not well; the text says how.
+    Unhealthy(String),
+    /// It owes a sign of life (`WATCHDOG=1`).
+    Silent {
+        /// Since when it has given none.
+        after: Duration,
+    },
+    /// It uses more memory than it may.
+    Memory {
+        /// So much, in bytes.
+        used: u64,
+        /// It may use this, in bytes.
+        limit: u64,
+    },
+    /// It has lived as long as it may.
+    Lifetime {
+        /// Since it was spawned.
+        age: Duration,
+    },
+}
+
+impl Recycle {
+    /// Nothing is wrong with the worker: it can wait for its turn.
+    fn is_planned(&self) -> bool {
+        matches!(self, Recycle::Memory { .. } | Recycle::Lifetime { .. })
+    }
+}
+
+impl fmt::Display for Recycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: &u64| *bytes as f64 / f64::from(1 << 20);
+        match self {
+            Recycle::Unhealthy(text) => f.write_str(text),
+            Recycle::Silent { after } => {
+                let seconds = after.as_secs_f64();
+                write!(f, "has sent no WATCHDOG=1 for {seconds:.1}s")
+            }
+            Recycle::Memory { used, limit } => write!(
+                f,
+                "uses {:.0} MiB of memory (max_memory is {:.0} MiB)",
+                mib(used),
+                mib(limit)
+            ),
+            Recycle::Lifetime { age } => {
+                write!(f, "has reached its max_lifetime after {}s", age.as_secs())
+            }
+        }
+    }
+}
+
+impl Supervisor {
+    /// Replaces a worker that is ready; it serves until another has taken its place. `false`:
+    /// not now (it is on its way out anyway, or others have to be first).
+    pub(super) fn recycle(&mut self, id: WorkerId, why: Recycle) -> bool {
+        let Some(worker) = self.workers.get(&id) else {
+            return false;
+        };
+        let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
+        let wanted = self.slots.get(slot.0 as usize);
+        let fits = wanted.is_some_and(|slot| slot.generation == Some(generation));
+        if !fits || worker.retire || worker.state != WorkerState::Ready {
+            return false;
+        }
+        let leaves = |w: &Worker| w.retire && w.state.is_live();
+        let busy = self.rollout.is_some() || self.workers.values().any(leaves);
+        if why.is_planned() && busy {
+            return false;
+        }
+        if !why.is_planned() {
+            self.count_crash(generation);
+        }
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.retire = true;
+        }
+        self.announce(Transition::Recycled {
+            worker: id,
+            slot,
+            generation,
+            pid,
+            why,
+        });
+        true
+    }
+}
