@@ -30,6 +30,7 @@ pub enum Recycle {
     },
 }
 
+#[cfg_attr(not(test), expect(dead_code))]
 impl Recycle {
     /// Nothing is wrong with the worker: it can wait for its turn.
     fn is_planned(&self) -> bool {
@@ -59,6 +60,7 @@ impl fmt::Display for Recycle {
     }
 }
 
+#[cfg_attr(not(test), expect(dead_code))]
 impl Supervisor {
     /// Replaces a worker that is ready; it serves until another has taken its place. `false`:
     /// not now (it is on its way out anyway, or others have to be first).
