@@ -30,7 +30,6 @@ pub enum Recycle {
     },
 }
 
-#[cfg_attr(not(test), expect(dead_code))]
 impl Recycle {
     /// Nothing is wrong with the worker: it can wait for its turn.
     fn is_planned(&self) -> bool {
