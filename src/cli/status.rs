@@ -296,9 +296,17 @@ mod tests {
         let text = render(&status, false);
         let shown: Vec<&str> = text
             .lines()
-            .filter(|l| ["Replaced", "SLOT", "ready  "].iter().any(|p| l.contains(p)))
+            .filter(|l| {
+                ["Replaced", "SLOT", "ready  "]
+                    .iter()
+                    .any(|p| l.contains(p))
+            })
             .collect();
-        insta::assert_snapshot!(shown.join("\n"), @"");
+        insta::assert_snapshot!(shown.join("\n"), @"
+         Replaced: with more than 512M of memory, at the age of 1d
+        SLOT  STATE     PID  GEN  SINCE                 CPU   MEMORY  CPUS  RESTARTS  LAST EXIT
+        0     ready     210  8    2026-11-21T09:02:11Z  1.2s  101.3M  3     2         was killed by SIGSEGV
+        ");
     }
 
     #[test]

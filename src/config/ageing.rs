@@ -73,7 +73,10 @@ mod tests {
             ("max_memory = \"50%\"", ["`%`", "K, M, G or T"]),
             ("max_memory = true", ["a size", "true or false"]),
             ("max_lifetime = 0", ["1s at least", "for no limit"]),
-            ("max_lifetime = \"1 fortnight\"", ["fortnight", "unit of time"]),
+            (
+                "max_lifetime = \"1 fortnight\"",
+                ["fortnight", "unit of time"],
+            ),
         ] {
             let why = read(line).unwrap_err();
             assert!(parts.iter().all(|part| why.contains(part)), "{line}: {why}");

@@ -50,9 +50,7 @@ pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
 pub use node::{NodeSettings, Runner};
 pub use slot_listen::SlotListen;
-pub use units::{
-    duration, show as show_duration, show_size, signal, valid_account, valid_name,
-};
+pub use units::{duration, show as show_duration, show_size, signal, valid_account, valid_name};
 pub use words::split as split_command;
 
 use crate::core::{OnFailure, Ready, Restart};

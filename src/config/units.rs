@@ -148,7 +148,9 @@ pub fn size(text: &str) -> Result<u64, String> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, unit) = text.split_at(end.unwrap_or(text.len()));
     let unit = unit.trim_start();
-    let known = SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
+    let known = SIZES
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit));
     let Some((_, scale)) = known else {
         return Err(format!("`{unit}` is no unit of size: use K, M, G or T"));
     };
@@ -160,7 +162,9 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// `bytes` in the shortest exact form that [`size`] reads: `512M`, `1536K`.
 pub fn show_size(bytes: u64) -> String {
     let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
-    let whole = units.iter().find(|(_, bits)| bytes > 0 && bytes % (1 << bits) == 0);
+    let whole = units
+        .iter()
+        .find(|(_, bits)| bytes > 0 && bytes % (1 << bits) == 0);
     match whole {
         Some((unit, bits)) => format!("{}{unit}", bytes >> bits),
         None => bytes.to_string(),
@@ -310,7 +314,16 @@ mod tests {
             assert_eq!(show_size(bytes), shown);
             assert_eq!(size(shown), Ok(bytes));
         }
-        for text in ["", "M", "5 parsecs", "-1M", "1..5G", "50%", "9999999T", "infinity"] {
+        for text in [
+            "",
+            "M",
+            "5 parsecs",
+            "-1M",
+            "1..5G",
+            "50%",
+            "9999999T",
+            "infinity",
+        ] {
             assert!(size(text).is_err(), "{text}");
         }
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is known of a worker and of a slot.
 
+use super::ageing::Used;
 use super::blame::Blame;
 use super::event::Exit;
 use super::ids::{GenerationId, SlotId, WorkerId};
-use super::ageing::Used;
 use super::policy::Policy;
 use super::recycle::Recycle;
 use super::time::Time;

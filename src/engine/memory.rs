@@ -172,7 +172,10 @@ mod tests {
         assert!(looks.ask((WorkerId(3), vec![own])));
         assert!(looks.ask((WorkerId(4), vec![i32::MAX])));
         let first = looks.answers.1.recv().expect("an answer");
-        assert!(first.0 == WorkerId(3) && first.1 > Some(1 << 16), "{first:?}");
+        assert!(
+            first.0 == WorkerId(3) && first.1 > Some(1 << 16),
+            "{first:?}"
+        );
         assert_eq!(looks.answers.1.recv(), Ok((WorkerId(4), None)));
         assert!(looks.bell.read().is_ok_and(|rung| rung >= 1));
     }

@@ -119,7 +119,11 @@ fn looks_are_spread() {
         let together = at[n..].iter().filter(|t| t.since(*first) <= ms(50));
         most = most.max(together.count());
     }
-    assert!(at.len() >= 60 && most <= 8, "{most} of {} at once", at.len());
+    assert!(
+        at.len() >= 60 && most <= 8,
+        "{most} of {} at once",
+        at.len()
+    );
 }
 
 #[test]

@@ -35,16 +35,18 @@ fn policies() -> impl Strategy<Value = Policy> {
         1 => (prop::option::of(30..90u64), prop::option::of(1_000..60_000u64)),
     ];
     let all = (numbers, draining, failure, limits);
-    all.prop_map(|((workers, batch, n, drains), most, fail, (memory, life))| Policy {
-        max_memory: memory.map(|mib| mib << 20),
-        max_lifetime: life.map(ms),
-        drains,
-        batch,
-        max_draining: most,
-        on_failure: fail,
-        crash_budget: n,
-        ..policy(workers)
-    })
+    all.prop_map(
+        |((workers, batch, n, drains), most, fail, (memory, life))| Policy {
+            max_memory: memory.map(|mib| mib << 20),
+            max_lifetime: life.map(ms),
+            drains,
+            batch,
+            max_draining: most,
+            on_failure: fail,
+            crash_budget: n,
+            ..policy(workers)
+        },
+    )
 }
 
 #[derive(Debug, Clone)]
