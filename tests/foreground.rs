@@ -16,6 +16,10 @@ mod failures;
 mod messages;
 #[path = "foreground/readiness.rs"]
 mod readiness;
+#[path = "foreground/recycle.rs"]
+mod recycle;
+#[path = "support/recycling.rs"]
+mod recycling;
 #[path = "foreground/serving.rs"]
 mod serving;
 #[path = "foreground/signals.rs"]
