@@ -105,8 +105,7 @@ pub struct SlotStatus {
     pub since: Option<String>,
     /// CPU time used by the worker's processes, in seconds.
     pub cpu: Option<f64>,
-    /// Memory that only goes when the worker's processes go, in bytes: anonymous and shared
-    /// memory, resident or swapped out.
+    /// Bytes that only go with its processes: anonymous and shared memory, also swapped out.
     pub memory: Option<u64>,
     /// The CPUs that the worker is pinned to (`0-3,8`); none if it may use all of the app's.
     pub cpus: Option<String>,
