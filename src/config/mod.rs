@@ -7,6 +7,7 @@
 //! warnings. Nothing in here has an effect on the machine.
 
 mod access;
+mod accounts;
 mod affinity;
 mod ageing;
 mod check;
@@ -37,6 +38,7 @@ mod property_tests;
 #[cfg(test)]
 mod tests;
 
+pub use accounts::missing_accounts;
 pub use affinity::{CpuAffinity, list as cpu_list, order as cpu_order};
 pub use check::check;
 pub use companion::Companion;

@@ -2,7 +2,9 @@
 //! A configuration that workers run, and what it means on this machine.
 
 use super::{Engine, report};
-use crate::config::{Config, ConfigError, CpuAffinity, Cpus, Launch, cpu_list, cpu_order};
+use crate::config::{
+    Config, ConfigError, CpuAffinity, Cpus, Launch, cpu_list, cpu_order, missing_accounts,
+};
 use crate::core::{Event, GenerationId, Policy, Ready, SlotId, Worker};
 use std::time::Duration;
 
@@ -79,6 +81,15 @@ impl Engine {
         let config = (self.load)().map_err(|error| error.to_string())?;
         if let Some(current) = self.releases.get(&self.core.generation()) {
             report::fits(&current.config, &config, self.inherited)?;
+        }
+        // What the units are to have from now on has to be there before anybody is told how to
+        // change them: with a user that is not they would not start again.
+        let diagnostics = match self.running {
+            Some(_) => missing_accounts(&config),
+            None => Vec::new(),
+        };
+        if !diagnostics.is_empty() {
+            return Err(ConfigError { diagnostics }.to_string());
         }
         self.units_fit(&config).map_err(|changes| {
             format!("it changes what a reload cannot, so nothing was changed:\n{changes}")

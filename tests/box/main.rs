@@ -30,6 +30,7 @@ mod home;
 mod hostile;
 mod itself;
 mod kept;
+mod learn;
 mod lines;
 #[path = "../support/load.rs"]
 mod load;
@@ -42,6 +43,7 @@ mod proxy;
 mod reboot;
 mod recycle;
 mod release;
+mod releases;
 mod reload;
 mod serve;
 mod service;
@@ -80,8 +82,10 @@ fn main() -> ExitCode {
         reload::TESTS,
         recycle::TESTS,
         release::TESTS,
+        releases::TESTS,
         start::TESTS,
         kept::TESTS,
+        learn::TESTS,
         stop::TESTS,
         third_party::TESTS,
         examples::TESTS,
