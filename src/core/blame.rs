@@ -69,10 +69,14 @@ impl fmt::Display for Cause {
                 write!(f, "was not ready within {after:?}: {hint}")
             }
             Cause::Crashed { exit, after } => {
-                write!(f, "{exit} {:.1}s after it was ready", after.as_secs_f64())
+                write!(f, "{exit}, {:.1}s after it was ready", after.as_secs_f64())
             }
             Cause::Hung { after } => {
-                write!(f, "has not answered for {:.0}s", after.as_secs_f64())
+                write!(
+                    f,
+                    "has not answered for {:.0}s: its event loop is blocked",
+                    after.as_secs_f64()
+                )
             }
             Cause::LeftAtOnce => f.write_str("left by itself right after it was ready"),
             Cause::OverBudget {

@@ -13,11 +13,6 @@ impl Engine {
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
-        if let Transition::Failed { blame, .. } = transition
-            && matches!(blame.cause, Cause::StartTimeout { .. })
-        {
-            self.tell_why_not_listening(blame.worker);
-        }
         if let Transition::Worker {
             to: WorkerState::Ready,
             ..
@@ -29,12 +24,22 @@ impl Engine {
             }
         }
         if let Some(progress) = events::worker_progress(transition) {
-            for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
-                waiting.steps -= 1;
-                let progress = progress.clone();
-                let step = crate::api::Progress { progress };
-                let _ = waiting.answers.send(Answer::Progress(step));
-            }
+            self.tell_waiting(&progress);
+        }
+        if let Transition::Failed { blame, .. } = transition
+            && matches!(blame.cause, Cause::StartTimeout { .. })
+        {
+            self.tell_why_not_listening(blame.worker);
+        }
+    }
+
+    /// One more step, for everybody who waits.
+    pub(super) fn tell_waiting(&mut self, progress: &str) {
+        for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
+            waiting.steps -= 1;
+            let progress = progress.to_owned();
+            let step = crate::api::Progress { progress };
+            let _ = waiting.answers.send(Answer::Progress(step));
         }
     }
 

@@ -91,9 +91,8 @@ impl Engine {
         if !diagnostics.is_empty() {
             return Err(ConfigError { diagnostics }.to_string());
         }
-        self.units_fit(&config).map_err(|changes| {
-            format!("it changes what a reload cannot, so nothing was changed:\n{changes}")
-        })?;
+        self.units_fit(&config)
+            .map_err(|changes| format!("it differs in what a reload cannot change:\n{changes}"))?;
         let release = Release::new(config).map_err(|error| error.to_string())?;
         let policy = release.policy(self.listeners.is_empty());
         self.releases.insert(generation, release);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Releases that are no good: over a running one, and as the first.
+//! Releases that are no good, as the first of a service.
 
 use std::time::Duration;
 
@@ -7,12 +7,10 @@ use serde_json::Value;
 
 use crate::harness::{Test, TestBox, test};
 use crate::service::{
-    CONFIG, LONG, SERVICE, SOCKET, all_run_generation, ask, hello, load, long, pids,
-    port_is_closed, processes_of, reload, start, status,
+    CONFIG, LONG, SERVICE, SOCKET, all_run_generation, ask, hello, long, port_is_closed,
 };
 
 pub const TESTS: &[Test] = &[
-    test!(bad_releases_change_nothing),
     test!(first_start_of_a_release_that_exits),
     test!(first_start_of_a_release_that_never_listens),
     test!(first_start_with_a_typo),
@@ -62,46 +60,6 @@ fn contains_all(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is missing in\n{text}");
     }
-}
-
-fn bad_releases_change_nothing(b: &TestBox) {
-    const SLOTS: usize = 3;
-    install_programs(b);
-    start(b, &hello(SLOTS));
-    let load = load(b);
-    let before = pids(b);
-    for bad in [EXITS, NEVER_LISTENS, TYPO] {
-        b.write(CONFIG, bad.config);
-        let since = format!("--since=@{}", b.run(&["date", "+%s"]).ok());
-        reload(b).fails();
-        contains_all(&b.journal(&["-u", SERVICE, &since]), bad.cause);
-        contains_all(&b.journal(&["-u", SERVICE, &since]), bad.last_lines);
-
-        let out = long(b, "app-cluster reload").fails();
-        contains_all(&out.stderr, bad.cause);
-        contains_all(&out.stderr, bad.last_lines);
-        assert_eq!(out.stdout, "", "{out}");
-
-        assert_eq!(pids(b), before, "{}", bad.config);
-        all_run_generation(b, 1, SLOTS);
-        assert!(status(b)["degraded"].is_null());
-        assert_eq!(b.show(SERVICE, "ActiveState"), "active");
-        // Of the new ones nothing is left.
-        b.wait_for("the failed workers to be gone", LONG, || {
-            processes_of(b, SERVICE).len() == SLOTS + 1
-        });
-    }
-    load.wait_for_more(50, LONG).expect("requests");
-    let report = load.stop();
-    report.assert_lossless(50);
-    assert_eq!(report.generations(), Some((1, 1)), "{report}");
-
-    b.write(CONFIG, &hello(SLOTS));
-    reload(b).ok();
-    let generation = status(b)["generation"].as_u64().expect("a number");
-    all_run_generation(b, generation as usize, SLOTS);
-    let after = pids(b);
-    assert!(before.iter().all(|pid| !after.contains(pid)));
 }
 
 fn first_start_of_a_release_that_exits(b: &TestBox) {
