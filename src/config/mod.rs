@@ -19,6 +19,7 @@ mod launch;
 mod lines;
 mod listen;
 mod node;
+mod pins;
 mod policy;
 mod read;
 mod slot_listen;
@@ -46,11 +47,12 @@ pub use launch::{Launch, inherited_environment};
 pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
 pub use node::{NodeSettings, Runner};
+pub use pins::{Pin, Pins};
 pub use slot_listen::SlotListen;
 pub use units::{duration, show as show_duration, signal, valid_account, valid_name};
 pub use words::split as split_command;
 
-use crate::core::{OnFailure, Ready, Restart};
+use crate::core::{Batch, OnFailure, Ready, Restart};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -250,8 +252,9 @@ pub struct Config {
     pub crash_window: Duration,
     /// How long the first new worker of a reload must stay ready. Default 1 s.
     pub canary_time: Duration,
-    /// Workers replaced at a time in a reload, 1 to [`MAX_WORKERS`]. Default 1.
-    pub batch: u32,
+    /// Workers replaced at a time in a reload: 1 to [`MAX_WORKERS`], or 1 to 100 percent.
+    /// Default 1.
+    pub batch: Batch,
     /// How long each further new worker must stay ready. Default 0.
     pub min_ready_time: Duration,
     /// How many old workers may drain at once in a reload, at least 1. Default: any number.
@@ -302,7 +305,7 @@ impl Config {
             crash_budget: 10,
             crash_window: Duration::from_secs(60),
             canary_time: Duration::from_secs(1),
-            batch: 1,
+            batch: Batch::Count(1),
             min_ready_time: Duration::ZERO,
             max_draining: None,
             on_failure: OnFailure::Rollback,

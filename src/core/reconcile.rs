@@ -191,6 +191,7 @@ impl Supervisor {
             slot.failed = slot.last_failure.clone();
         }
         self.said_ready = true;
+        self.note_in_service();
         self.set_cluster_state(ClusterState::Running);
         self.actions.push(Action::SayReady);
     }
@@ -198,6 +199,7 @@ impl Supervisor {
     fn drop_generations(&mut self) {
         let keep = |id: &GenerationId| {
             *id == self.generation
+                || self.last_good == Some(*id)
                 || self.rollout.as_ref().is_some_and(|r| r.to == *id)
                 || self.slots.iter().any(|s| s.generation == Some(*id))
                 || self.workers.values().any(|w| w.generation == *id)

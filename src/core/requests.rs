@@ -34,6 +34,7 @@ impl Supervisor {
         match what {
             Request::Reload => self.request_rollout(Kind::Rolling, from),
             Request::Restart => self.request_rollout(Kind::StopFirst, from),
+            Request::Rollback => self.request_rollback(from),
             Request::Replace(slot) => self.request_replace(from, slot),
             Request::Scale(scale) => self.request_scale(from, scale, None),
             Request::Configured { workers, source } => {
@@ -49,7 +50,7 @@ impl Supervisor {
         }
     }
 
-    fn answer(&mut self, to: Option<RequestId>, result: Result<Done, Failure>) {
+    pub(super) fn answer(&mut self, to: Option<RequestId>, result: Result<Done, Failure>) {
         if let Some(to) = to {
             self.actions.push(Action::Reply { to, result });
         }

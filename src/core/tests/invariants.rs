@@ -28,7 +28,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     let numbers = (1..6u32, 1..4u32, 0..12u32, any::<bool>());
     (numbers, draining, failure).prop_map(|((workers, batch, n, drains), most, fail)| Policy {
         drains,
-        batch,
+        batch: Batch::Count(batch),
         max_draining: most,
         on_failure: fail,
         crash_budget: n,

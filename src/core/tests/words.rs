@@ -64,6 +64,7 @@ impl Names {
             Action::Probe { .. } => "look whether it accepts".to_owned(),
             Action::Release { worker } => format!("release {}", self.worker(*worker)),
             Action::LoadConfig { .. } => "read the configuration".to_owned(),
+            Action::Recall { of, .. } => format!("bring generation {of} back"),
             Action::DropGeneration { generation } => format!("forget generation {generation}"),
             Action::SayReady => "`READY=1` to systemd".to_owned(),
             Action::Announce(transition) => return self.transition(transition),
@@ -113,6 +114,9 @@ fn step_words(step: &RolloutStep) -> &'static str {
         RolloutStep::Failed(_) => "rollout failed",
         RolloutStep::Finished { .. } => "rollout finished",
         RolloutStep::Undone { .. } => "rollout undone",
+        RolloutStep::NoWayBack(_) => "no way back",
+        RolloutStep::TakenBack => "rollout taken back",
+        RolloutStep::FallingBack { .. } => "falling back",
     }
 }
 
@@ -132,6 +136,9 @@ fn failure(failure: &Failure) -> &'static str {
     match failure {
         Failure::ConfigInvalid(_) => "configuration invalid",
         Failure::GenerationFailed { .. } => "generation failed",
+        Failure::TakenBack { .. } => "taken back",
+        Failure::NoWayBack(_) => "no way back",
+        Failure::NotAllBack(_) => "not all went back",
         Failure::WorkerFailed(_) => "worker failed",
         Failure::Stopping => "stopping",
         Failure::Superseded => "superseded",
