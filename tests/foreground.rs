@@ -5,6 +5,8 @@
 mod dev;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/releases.rs"]
+mod releases;
 
 #[path = "foreground/balance.rs"]
 mod balance;
@@ -16,6 +18,8 @@ mod failures;
 mod messages;
 #[path = "foreground/readiness.rs"]
 mod readiness;
+#[path = "foreground/rollback.rs"]
+mod rollback;
 #[path = "foreground/serving.rs"]
 mod serving;
 #[path = "foreground/signals.rs"]

@@ -14,6 +14,8 @@ mod dev;
 mod load;
 #[path = "support/node_tools.rs"]
 mod node_tools;
+#[path = "support/releases.rs"]
+mod releases;
 
 #[path = "node/app.rs"]
 mod app;
@@ -39,6 +41,8 @@ mod messages;
 mod others;
 #[path = "node/robin.rs"]
 mod robin;
+#[path = "node/rollback.rs"]
+mod rollback;
 #[path = "node/second.rs"]
 mod second;
 #[path = "node/starts.rs"]
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         lines::ROWS,
         second::ROWS,
         lossless::ROWS,
+        rollback::ROWS,
         companion::ROWS,
         figures::ROWS,
     ];
