@@ -49,7 +49,11 @@ fn storm(sim: &mut Sim, times: usize) -> usize {
     for n in 1..=times {
         sim.run(ms(700));
         let slots = 0..sim.core.slots().len() as u32;
-        let Some(worker) = slots.filter_map(|i| sim.serving(i)).map(|w| w.id).last() else {
+        let Some(worker) = slots
+            .filter_map(|i| sim.serving(i))
+            .map(|w| w.id)
+            .next_back()
+        else {
             continue;
         };
         sim.crash(worker, Exit::Signal(11));
