@@ -7,7 +7,9 @@
 //! environment it is started with is the worker's.
 
 use crate::config::{Pin, Pins};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::SigSet;
+use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -29,6 +31,8 @@ pub struct Plan {
     pub directory: String,
     /// Whether sockets are announced, so that LISTEN_PID must be set (sd_listen_fds(3)).
     pub listen: bool,
+    /// The one CPU to run on.
+    pub cpu: Option<usize>,
     /// The descriptors that are passed besides the standard ones.
     pub keep: Vec<i32>,
     /// The program's absolute path.
@@ -48,6 +52,7 @@ impl Plan {
             self.cgroup.clone().unwrap_or_default(),
             self.directory.clone(),
             if self.listen { "1" } else { "0" }.to_owned(),
+            self.cpu.map(|cpu| cpu.to_string()).unwrap_or_default(),
             self.keep.iter().map(|n| format!("{n},")).collect(),
             self.pins(),
             self.program.clone(),
@@ -69,7 +74,8 @@ impl Plan {
 /// Becomes the worker; `arguments` are those after the verb. Returns never.
 pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let mut next = || arguments.next().unwrap_or_default();
-    let (cgroup, directory, listen, keep) = (next(), next(), next(), next());
+    let (cgroup, directory, listen) = (next(), next(), next());
+    let (cpu, keep) = (next(), next());
     let (pins, mut program, name) = (next(), next(), next());
     if program.is_empty() || name.is_empty() {
         eprintln!("app-cluster: {VERB} is what the supervisor uses to start a worker");
@@ -82,6 +88,12 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         && let Err(error) = std::fs::write(&cgroup, "0")
     {
         eprintln!("app-cluster: cannot enter {}: {error}", cgroup.display());
+    }
+    if let Some(cpu) = cpu.to_str().and_then(|text| text.parse().ok())
+        && let Err(error) = pin(cpu)
+    {
+        // Perhaps it is gone since. Better anywhere than not at all.
+        eprintln!("app-cluster: cannot run on CPU {cpu} alone: {error}");
     }
     let pins: Pins = serde_json::from_slice(pins.as_bytes()).unwrap_or_default();
     let mut words: Vec<OsString> = arguments.collect();
@@ -126,6 +138,13 @@ fn pinned(pin: Option<&Pin>) -> Option<OsString> {
         eprintln!("app-cluster: {pin}; using what is there now");
     }
     found.map(|path| path.as_os_str().to_owned())
+}
+
+/// Runs on this CPU from now on, as will all threads and children (sched_setaffinity(2)).
+fn pin(cpu: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
 }
 
 /// Closes what is neither standard nor a passed socket: descriptors that our parent

@@ -10,6 +10,8 @@ mod releases;
 
 #[path = "foreground/balance.rs"]
 mod balance;
+#[path = "foreground/cpus.rs"]
+mod cpus;
 #[path = "foreground/environment.rs"]
 mod environment;
 #[path = "foreground/failures.rs"]
@@ -18,6 +20,10 @@ mod failures;
 mod messages;
 #[path = "foreground/readiness.rs"]
 mod readiness;
+#[path = "foreground/recycle.rs"]
+mod recycle;
+#[path = "support/recycling.rs"]
+mod recycling;
 #[path = "foreground/rollback.rs"]
 mod rollback;
 #[path = "foreground/serving.rs"]
