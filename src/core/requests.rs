@@ -188,7 +188,14 @@ impl Supervisor {
                 let old = (i as u32) < first_new;
                 self.is_relieved(i) || (old && self.slots[i].last_failure.is_some())
             };
-            self.slots.len() == workers as usize && (0..self.slots.len()).all(fine)
+            let wanted = self.slots.len().min(workers as usize);
+            // What stands in for a slot that fails goes when that is well again.
+            let stands_in = |id: &WorkerId| {
+                let worker = self.workers.get(id);
+                worker.is_some_and(|w| w.state == WorkerState::Ready)
+            };
+            let mut surplus = self.slots.iter().skip(wanted).flat_map(|s| &s.members);
+            wanted == workers as usize && surplus.all(stands_in) && (0..wanted).all(fine)
         };
         let scaled: BTreeMap<u32, bool> = self
             .waiters

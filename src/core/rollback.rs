@@ -110,12 +110,10 @@ impl Supervisor {
 
     /// The answer to [`Action::Recall`].
     pub(super) fn on_recalled(&mut self, generation: GenerationId, result: Result<(), String>) {
-        let loading = |r: &&Rollout| r.to == generation && r.stage == Stage::Loading;
-        let back = self.rollout.as_ref().filter(loading);
-        let Some(Back { of, why }) = back.and_then(|r| r.back.clone()) else {
-            if !self.generations.contains_key(&generation) {
-                self.actions.push(Action::DropGeneration { generation });
-            }
+        let loading = |r: &&Rollout| r.stage == Stage::Loading;
+        let rollout = self.rolls_out(generation).filter(loading);
+        let Some(Back { of, why }) = rollout.and_then(|r| r.back.clone()) else {
+            self.drop_unknown(generation);
             return;
         };
         match (result, self.generations.get(&of)) {

@@ -110,16 +110,27 @@ impl Supervisor {
     }
 
     pub(super) fn on_config(&mut self, generation: GenerationId, result: Result<Policy, String>) {
-        let loading = |r: &Rollout| r.to == generation && r.stage == Stage::Loading;
-        if !self.rollout.as_ref().is_some_and(loading) {
-            if !self.generations.contains_key(&generation) {
-                self.actions.push(Action::DropGeneration { generation });
-            }
+        let loading = |r: &Rollout| r.stage == Stage::Loading && r.back.is_none();
+        if !self.rolls_out(generation).is_some_and(loading) {
+            self.drop_unknown(generation);
             return;
         }
         match result {
             Err(error) => self.refuse_rollout(generation, error),
             Ok(policy) => self.advance_into(generation, Generation::new(policy)),
+        }
+    }
+
+    /// The rollout under way, if it is one to `generation`.
+    pub(super) fn rolls_out(&self, generation: GenerationId) -> Option<&Rollout> {
+        self.rollout.as_ref().filter(|r| r.to == generation)
+    }
+
+    /// An answer came that nobody waits for (any more).
+    pub(super) fn drop_unknown(&mut self, generation: GenerationId) {
+        let awaited = self.rolls_out(generation).is_some();
+        if !awaited && !self.generations.contains_key(&generation) {
+            self.actions.push(Action::DropGeneration { generation });
         }
     }
 
@@ -231,7 +242,8 @@ impl Supervisor {
             Stage::Reverting(undo) => {
                 let stray = |w: &Worker| {
                     let slot = self.slots.get(w.slot.0 as usize);
-                    w.state.is_live() && slot.is_some_and(|s| s.generation != Some(w.generation))
+                    let wanted = slot.and_then(|slot| slot.generation);
+                    w.state.is_live() && wanted.is_some_and(|id| id != w.generation)
                 };
                 let starting = |w: &Worker| w.state == WorkerState::Starting && !w.failed;
                 // "Stop first" holds on the way back too: the old ones come after these.

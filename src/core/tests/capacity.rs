@@ -83,3 +83,27 @@ proptest! {
         sim.run(ms(10_000));
     }
 }
+
+/// Slot 0 fails, and slot 1 is one too many now.
+#[test]
+fn a_worker_that_is_one_too_many_stands_in_for_one_that_fails() {
+    let mut sim = Sim::new(policy(2), Script::default());
+    sim.run(ms(1_000));
+    let broken = Script {
+        ready: None,
+        ..Script::default()
+    };
+    let well = sim.scripts.insert(GenerationId(1), broken);
+    let first = sim.serving(0).expect("a worker").id;
+    sim.crash(first, Exit::Signal(11));
+    sim.request(1, Request::Scale(Scale::To(1)));
+    sim.run(ms(100));
+    assert_eq!(sim.core.ready_workers(), 1, "slot 1 serves on");
+    // Whoever asked does not wait for a slot that fails.
+    assert_eq!(sim.reply(1), Some(&Ok(Done::Scaled { workers: 1 })));
+    sim.scripts.insert(GenerationId(1), well.expect("a script"));
+    sim.run(ms(20_000));
+    assert!(sim.serving(0).is_some());
+    assert_eq!(sim.alive.len(), 1, "it is not needed any more");
+    assert_eq!(sim.core.slots().len(), 1);
+}
