@@ -86,7 +86,7 @@ pub enum Event {
         /// Which generation it was loaded for.
         generation: GenerationId,
         /// The new policy, or why the configuration cannot be used.
-        result: Result<Policy, String>,
+        result: Result<Box<Policy>, String>,
     },
     /// Somebody wants something. `from` gets exactly one [`super::Action::Reply`];
     /// nobody waits for what a signal asked for.
