@@ -4,6 +4,7 @@
 mod autostart;
 mod check;
 mod client;
+mod config;
 mod delete;
 mod dev;
 mod inside;
@@ -242,6 +243,9 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show the configuration of an app: what holds, the files, or what may be in them
+    #[command(subcommand)]
+    Config(config::Part),
     /// Check a configuration file, as a reload would
     Check {
         /// A file, or an app
@@ -300,6 +304,7 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
             json,
         } => send::send(&target, &message, json),
         Verb::Messages { target, .. } => send::messages(&target),
+        Verb::Config(part) => config::main(&part),
         Verb::Check { what, json, as_is } => check::main(&what, json, as_is),
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<(String, String)>, V
         {
             let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
             errors.push(Diagnostic {
-                position: Position::of(text, start..end),
+                position: super::hide::in_file(Position::of(text, start..end)),
                 ..Diagnostic::file(origin, message, hint)
             });
         }

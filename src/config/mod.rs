@@ -14,13 +14,17 @@ mod diagnostic;
 mod envfile;
 mod file;
 mod fragments;
+mod hide;
 mod keys;
+mod kind;
 mod launch;
 mod lines;
 mod listen;
 mod node;
 mod policy;
 mod read;
+mod schema;
+mod show;
 mod slot_listen;
 mod together;
 mod toml_reader;
@@ -33,6 +37,8 @@ mod launch_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;
 
 pub use check::check;
@@ -42,10 +48,13 @@ pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source}
 pub use file::current_directory;
 pub use fragments::drop_in_directory;
 pub use keys::{KEYS, Key, Status};
+pub use kind::Kind;
 pub use launch::{Launch, inherited_environment};
 pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
 pub use node::{NodeSettings, Runner};
+pub use schema::{SCHEMA_FILE, schema};
+pub use show::{HIDDEN, Shown, without_values};
 pub use slot_listen::SlotListen;
 pub use units::{duration, show as show_duration, signal, valid_account, valid_name};
 pub use words::split as split_command;
@@ -344,6 +353,14 @@ impl Config {
     /// A file cannot be read, or as [`Config::parse`].
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         read::config(&Config::fragments(path)?)
+    }
+
+    /// The files that [`Config::load`] reads, in its order: text and name of each.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn files(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+        Config::fragments(path)
     }
 
     /// What the units of the app are made from, where [`Config::load`] fails because of

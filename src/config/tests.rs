@@ -345,9 +345,23 @@ fn wrong_values() {
 }
 
 #[test]
-fn the_hint_for_a_number_in_the_environment_can_be_pasted() {
-    let text = bad("command = \"true\"\nenvironment.PORT = 3000");
-    assert!(text.contains("write PORT = \"3000\""), "{text}");
+fn no_value_of_a_variable_is_shown_where_it_is_wrong() {
+    for wrong in [
+        "environment.PIN = 4711",
+        "[environment]\n\"A B\" = \"4711\"",
+        "[environment]\nLISTEN_FDS = \"4711\"",
+        "environment = { PIN = \"4711\", PORT = true }",
+        "environment = \"PIN=4711\"",
+        "enviroment = { PIN = \"4711\" }",
+        "env.PIN = \"4711\"",
+        "[environment]\nPIN = \"4711",
+        "[environment]\nPIN = 4711x",
+    ] {
+        let text = bad(&format!("command = \"true\"\n{wrong}"));
+        assert!(!text.contains("4711"), "{text}");
+    }
+    let text = bad("command = \"true\"\nenvironment.PIN = 4711");
+    assert!(text.contains("put it in quotes: PIN = \"...\""), "{text}");
 }
 
 #[test]
