@@ -59,6 +59,7 @@ impl fmt::Display for Recycle {
     }
 }
 
+#[cfg_attr(not(test), expect(dead_code))]
 impl Supervisor {
     /// Replaces a worker that is ready; it serves until another has taken its place. `false`:
     /// not now (it is on its way out anyway, or others have to be first).
