@@ -73,7 +73,10 @@ fn show(what: &str, origin: bool, json: bool, values: bool) -> Result<(), Fail> 
     let all = config.shown(values);
     if json {
         let keys: Map<String, Value> = all.iter().map(|s| (s.key.clone(), s.json())).collect();
-        println!("{}", json!({ "file": path.display().to_string(), "keys": keys }));
+        println!(
+            "{}",
+            json!({ "file": path.display().to_string(), "keys": keys })
+        );
         return Ok(());
     }
     let width = all.iter().map(|shown| shown.line().chars().count());

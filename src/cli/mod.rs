@@ -10,6 +10,7 @@ mod dev;
 mod inside;
 mod logs;
 mod manage;
+mod plan;
 mod port;
 mod reload;
 mod run;
@@ -162,6 +163,12 @@ enum Verb {
         /// The app
         #[arg(default_value = DEFAULT_NAME)]
         name: String,
+        /// Change nothing: show what a reload would do now; fails if it would be refused
+        #[arg(long)]
+        dry_run: bool,
+        /// The result as one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Stop all workers, then start new ones (or, with NAME[SLOT], replace one)
     ///
@@ -286,7 +293,14 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
         Verb::Run { name, config } => run::main(&checked(name)?, config),
         Verb::Hello => Ok(crate::hello::run()?),
         Verb::Status { name, json } => status::main(&checked(name)?, json),
-        Verb::Reload { name } => reload::main(&checked(name)?),
+        Verb::Reload {
+            name,
+            dry_run,
+            json,
+        } => match dry_run {
+            true => plan::main(&checked(name)?, json),
+            false => reload::main(&checked(name)?, json),
+        },
         Verb::Restart { target } => reload::restart(&target),
         Verb::Start(options) => start::main(&options),
         Verb::Stop { name, now } => manage::stop(&checked(name)?, now),

@@ -131,7 +131,12 @@ mod tests {
             ),
             ("environment.B = 7", "7", "environment.B = ...", "..."),
             ("A = \"s3c", "\"", "A = \"...", "\"..."),
-            ("[environment]", "environment", "[environment]", "environment"),
+            (
+                "[environment]",
+                "environment",
+                "[environment]",
+                "environment",
+            ),
         ] {
             let start = line.find(marked).expect("there");
             let at = Position::of(line, start..start + marked.len());

@@ -97,8 +97,7 @@ const NODE: &[Key] = &[
     key("preload", "true", "whether a small file is loaded ahead of the app").is(Kind::Boolean),
     key("strict_ports", "false", "whether other addresses than the app's are refused").is(Kind::Boolean),
 ];
-const COMPANION: &[Key] =
-    &[key("command", "", "the program and its arguments").is(Kind::Command)];
+const COMPANION: &[Key] = &[key("command", "", "the program and its arguments").is(Kind::Command)];
 
 /// All keys, in the order of app-cluster.toml(5).
 #[rustfmt::skip]

@@ -245,7 +245,11 @@ fn usable_directory(directory: &Path) -> Result<(), (String, Option<String>)> {
 }
 
 /// Looks up the program `word` as execvp(3) would in a worker.
-fn find(word: &str, directory: &Path, path: &str) -> Result<PathBuf, (String, Option<String>)> {
+pub(super) fn find(
+    word: &str,
+    directory: &Path,
+    path: &str,
+) -> Result<PathBuf, (String, Option<String>)> {
     if word.is_empty() {
         return Err(("the command is empty".into(), None));
     }

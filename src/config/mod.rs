@@ -11,6 +11,7 @@ mod check;
 mod companion;
 mod cpus;
 mod diagnostic;
+mod diff;
 mod envfile;
 mod file;
 mod fragments;
@@ -41,10 +42,11 @@ mod schema_tests;
 #[cfg(test)]
 mod tests;
 
-pub use check::check;
+pub use check::{check, doubts};
 pub use companion::Companion;
 pub use cpus::Cpus;
 pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+pub use diff::{Changes, FileChange, KeyChange, Seen, VariableChanges};
 pub use file::current_directory;
 pub use fragments::drop_in_directory;
 pub use keys::{KEYS, Key, Status};

@@ -26,8 +26,9 @@ pub fn schema() -> Value {
 /// The schema of a table with `keys` and no others.
 pub(super) fn table(keys: &[Key]) -> Value {
     let read = keys.iter().filter(|key| key.status == Status::Implemented);
-    let properties: Map<String, Value> =
-        read.map(|key| (key.name.to_owned(), property(key))).collect();
+    let properties: Map<String, Value> = read
+        .map(|key| (key.name.to_owned(), property(key)))
+        .collect();
     json!({ "type": "object", "properties": properties, "additionalProperties": false })
 }
 

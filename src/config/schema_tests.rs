@@ -60,12 +60,15 @@ fn fits(schema: &serde_json::Value, value: &serde_json::Value) -> bool {
         && !beyond("minimum", -1.0)
         && !beyond("maximum", 1.0)
         && schema["enum"].as_array().is_none_or(listed)
-        && value.as_array().is_none_or(|all| {
-            all.len() as u64 >= schema["minItems"].as_u64().unwrap_or_default()
-        })
+        && value
+            .as_array()
+            .is_none_or(|all| all.len() as u64 >= schema["minItems"].as_u64().unwrap_or_default())
         && items.clone().all(|item| fits(&schema["items"], item))
         && entries.into_iter().all(|(name, value)| {
-            match (schema["properties"].get(name), &schema["additionalProperties"]) {
+            match (
+                schema["properties"].get(name),
+                &schema["additionalProperties"],
+            ) {
                 (Some(schema), _) => fits(schema, value),
                 (None, serde_json::Value::Bool(open)) => *open,
                 (None, schema) => fits(schema, value),
@@ -154,7 +157,12 @@ fn the_schema_takes_what_is_read_and_nothing_else() {
         let default = (!key.default.is_empty()).then(|| key.default.to_owned());
         for value in good.into_iter().chain(default) {
             let read = is_read(key.name, &value);
-            assert!(read.is_ok(), "{} = {value}: {}", key.name, read.unwrap_err());
+            assert!(
+                read.is_ok(),
+                "{} = {value}: {}",
+                key.name,
+                read.unwrap_err()
+            );
             let value = json_value(&value).unwrap();
             assert!(fits(of_key, &value), "{} = {value}: {of_key}", key.name);
         }
@@ -174,7 +182,9 @@ fn no_word_is_missing() {
             continue;
         };
         let text = format!("{} = \"no such word\"", key.name);
-        let told = single_keys(&text).unwrap_err().diagnostics[0].message.clone();
+        let told = single_keys(&text).unwrap_err().diagnostics[0]
+            .message
+            .clone();
         let listed: BTreeSet<&str> = told.split('"').skip(1).step_by(2).collect();
         assert_eq!(listed, words.iter().copied().collect(), "{}", key.name);
     }
@@ -271,7 +281,11 @@ fn variables_are_shown_without_their_values() {
     let everything = format!("{all:?} {:?}", config.source);
     assert!(!everything.contains("s3cret"), "{everything}");
     let whole = config.shown(true);
-    assert!(whole.iter().any(|s| s.line() == "environment.B = \"s3cret\""));
+    assert!(
+        whole
+            .iter()
+            .any(|s| s.line() == "environment.B = \"s3cret\"")
+    );
 
     assert_eq!(
         without_values(main, "web.toml").unwrap(),

@@ -128,7 +128,11 @@ pub(super) fn written(value: &DeValue<'_>) -> String {
             let entries: Vec<String> = entries
                 .into_iter()
                 .map(|(name, value)| {
-                    format!("{} = {}", key_text(name.get_ref()), written(value.get_ref()))
+                    format!(
+                        "{} = {}",
+                        key_text(name.get_ref()),
+                        written(value.get_ref())
+                    )
                 })
                 .collect();
             match entries.is_empty() {

@@ -3,8 +3,8 @@
 
 use super::diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
 use super::kind::Kind;
-use super::{hide, keys};
 use super::show::written;
+use super::{hide, keys};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};

@@ -12,6 +12,7 @@ mod event;
 mod ids;
 mod lifecycle;
 mod liveness;
+mod plan;
 mod policy;
 mod reconcile;
 mod recycle;
@@ -31,6 +32,7 @@ pub use action::{Action, ClusterState, Done, Failure, Outcome, RolloutStep, Tran
 pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
 pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
+pub use plan::Plan;
 pub use policy::{OnFailure, Policy, Ready, Restart};
 pub use recycle::Recycle;
 pub use requests::MAX_WORKERS;

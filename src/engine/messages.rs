@@ -119,6 +119,7 @@ impl Engine {
             message: format!("{workers} worker{plural} got it"),
             generation: None,
             workers: Some(workers),
+            changes: None,
         })
     }
 

@@ -92,6 +92,7 @@ pub fn outcome(done: &Done) -> api::Outcome {
         message,
         generation,
         workers,
+        changes: None,
     }
 }
 

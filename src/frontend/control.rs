@@ -164,6 +164,7 @@ fn answer(
             Answer::Progress(step) if more => varlink::reply(json!(step), true),
             Answer::Progress(_) => continue,
             Answer::Status(status) => varlink::reply(json!({ "status": status }), false),
+            Answer::Plan(plan) => varlink::reply(json!({ "plan": plan }), false),
             Answer::Final(Ok(outcome)) => varlink::reply(json!(outcome), false),
             Answer::Final(Err(error)) => typed_error(&error),
         };
@@ -208,6 +209,7 @@ mod tests {
                     message: format!("{:?}", ask.call),
                     generation: None,
                     workers: None,
+                    changes: None,
                 })));
             }
         });

@@ -4,6 +4,7 @@
 mod invariants;
 mod lifecycle;
 mod node;
+mod plan;
 mod recycle;
 mod rollout;
 mod table;
