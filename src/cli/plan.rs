@@ -37,21 +37,20 @@ pub fn main(name: &str, json: bool) -> Result<(), Fail> {
 }
 
 fn text(name: &str, plan: &Plan) -> String {
-    let mut lines = Vec::new();
     let (from, to) = (plan.from, plan.generation);
+    let mut lines = vec![format!(
+        "{name}: a reload would roll out generation {to} over {from}"
+    )];
     if let Some(after) = &plan.after {
-        lines.push(format!("{after}, and then"));
+        lines.push(format!("  {after}"));
     }
-    lines.push(format!(
-        "a reload would roll out generation {to} over {from}:"
-    ));
     let changes = plan.changes.lines();
     if changes.is_empty() {
-        lines.push("  the same configuration, variables and files".to_owned());
+        lines.push("  with the same configuration, variables and files".to_owned());
     }
     lines.extend(changes.iter().map(|line| format!("  {line}")));
     lines.push(format!(
-        "{} workers, now {}: {}",
+        "  {} workers, now {}: {}",
         plan.workers, plan.workers_now, plan.workers_source
     ));
     let time = |millis| show_duration(Duration::from_millis(millis));
@@ -60,7 +59,7 @@ fn text(name: &str, plan: &Plan) -> String {
             0 => String::new(),
             millis => format!(", which has to stay ready for {}", time(millis)),
         };
-        lines.push(format!("first slot {canary}{stay}"));
+        lines.push(format!("  first slot {canary}{stay}"));
     }
     let rest = plan.order.get(1..).unwrap_or_default();
     if !rest.is_empty() {
@@ -68,17 +67,16 @@ fn text(name: &str, plan: &Plan) -> String {
             1 => "one at a time".to_owned(),
             several => format!("{several} at a time"),
         };
-        lines.push(format!("then slots {}, {at_a_time}", ranges(rest)));
+        lines.push(format!("  then slots {}, {at_a_time}", ranges(rest)));
     }
     lines.push(format!(
-        "at most {} workers at the same time, besides those that finish their requests; {} and \
+        "  at most {} workers at the same time, besides those that finish their requests; {} and \
          what the workers need to start",
         plan.most_workers,
         time(plan.least_ms)
     ));
     lines.push("nothing was changed".to_owned());
-    let lines = lines.iter().map(|line| format!("{name}: {line}\n"));
-    lines.collect()
+    lines.join("\n") + "\n"
 }
 
 /// `1 to 3, 7` for 1, 2, 3, 7.

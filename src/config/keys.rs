@@ -39,6 +39,15 @@ impl Key {
         json_value(self.default)
     }
 
+    /// A line of a configuration file with it.
+    pub fn example(&self) -> String {
+        let value = match self.default {
+            "" | "[]" | "{}" => self.kind.example(),
+            default => default.to_owned(),
+        };
+        format!("{} = {value}", self.name)
+    }
+
     /// The keys that the table has which this key stands for, if further files change single
     /// ones of them.
     pub fn section(&self) -> Option<&'static [Key]> {
@@ -147,6 +156,14 @@ pub const KEYS: &[Key] = &[
     not_yet("metrics", "`app-cluster status --json` has the numbers", "metrics"),
     not_yet("log", "the workers' output goes to the journal", "logging"),
 ];
+
+/// The sections that a file can have, for people.
+pub fn sections() -> String {
+    let all = KEYS.iter().filter(|key| key.kind.takes_table());
+    let mut names: Vec<String> = all.map(|key| format!("`[{}]`", key.name)).collect();
+    let last = names.pop().unwrap_or_default();
+    format!("{} and {last}", names.join(", "))
+}
 
 /// The key called `name`.
 pub fn find(name: &str) -> Option<&'static Key> {

@@ -52,6 +52,39 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// A value of this kind, as it would be written.
+    pub fn example(&self) -> String {
+        match self {
+            Kind::Unsaid | Kind::Text => "\"text\"".to_owned(),
+            Kind::Boolean => "true".to_owned(),
+            Kind::Path => "\"/srv/web/current\"".to_owned(),
+            Kind::Integer(least, _) => least.max(&1).to_string(),
+            Kind::Duration => "\"30s\"".to_owned(),
+            Kind::Size => "\"512M\"".to_owned(),
+            Kind::Mode => "\"0660\"".to_owned(),
+            Kind::Word(words) => format!("\"{}\"", words.first().unwrap_or(&"")),
+            Kind::Pattern(_, example) => format!("\"{example}\""),
+            Kind::Command => "[\"node\", \"server.js\"]".to_owned(),
+            Kind::List(item) => format!("[{}]", item.example()),
+            Kind::Named(value) => format!("{{ name = {} }}", value.example()),
+            Kind::Variables => "{ NODE_ENV = \"production\" }".to_owned(),
+            Kind::Table(keys) | Kind::Section(keys) => {
+                let keys: Vec<String> = keys.iter().map(Key::example).collect();
+                format!("{{ {} }}", keys.join(", "))
+            }
+            Kind::Any(kinds) => kinds.first().map(Kind::example).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a value may be a table.
+    pub fn takes_table(&self) -> bool {
+        match self {
+            Kind::Named(_) | Kind::Variables | Kind::Table(_) | Kind::Section(_) => true,
+            Kind::Any(kinds) => kinds.iter().any(Kind::takes_table),
+            _ => false,
+        }
+    }
+
     /// As JSON Schema, draft 2020-12.
     pub fn schema(&self) -> Value {
         match self {

@@ -27,6 +27,7 @@ mod read;
 mod schema;
 mod show;
 mod slot_listen;
+mod syntax;
 mod together;
 mod toml_reader;
 mod units;
@@ -377,7 +378,14 @@ impl Config {
     /// The text and the name of the file `path` and of each drop-in.
     fn fragments(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
         let origin = path.display().to_string();
-        let text = file::read(path).map_err(|error| error.diagnostic(&origin))?;
+        let text = file::read(path).map_err(|error| {
+            let missing = error.missing;
+            let mut found = error.diagnostic(&origin);
+            if missing && found.hint.is_none() {
+                found.hint = Some("correct the name, or write it: see app-cluster.toml(5)".into());
+            }
+            found
+        })?;
         let mut all = vec![(text, origin)];
         for path in fragments::drop_ins(path) {
             fragments::check_owner(&path)?;

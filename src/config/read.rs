@@ -198,8 +198,11 @@ fn others(file: &mut Reader<'_>) {
         }
         let known = keys::find(&name).map(|key| key.status);
         if let Some(Status::NotYet(meanwhile)) = known {
-            let hint = (!meanwhile.is_empty()).then(|| format!("meanwhile: {meanwhile}"));
-            file.error(span, format!("`{name}` is not yet supported"), hint);
+            let hint = match meanwhile {
+                "" => "leave it out".to_owned(),
+                meanwhile => format!("meanwhile: {meanwhile}"),
+            };
+            file.error(span, format!("`{name}` is not yet supported"), Some(hint));
             continue;
         }
         let shown: String = name.chars().take(64).collect();
@@ -212,10 +215,7 @@ fn others(file: &mut Reader<'_>) {
                 continue;
             }
             Some(meant) => format!("did you mean `{meant}`?"),
-            None if value.is_table() => {
-                "there are no sections but `[environment]`, `[listen]`, `[node]` and `[companion]`"
-                    .to_owned()
-            }
+            None if value.is_table() => format!("the sections are {}", keys::sections()),
             None => "app-cluster.toml(5) lists the keys".to_owned(),
         };
         file.error(span, message, Some(hint));
@@ -255,9 +255,12 @@ fn environment(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
         return Err(expected(value, "a table, such as { NODE_ENV = \"production\" }").into());
     };
     let pairs = all(table.iter().map(|(name, value)| {
-        envfile::valid_name(name.get_ref())
-            .and_then(|()| launch::settable(name.get_ref()))
-            .map_err(|why| Problem::at(value, why))?;
+        envfile::valid_name(name.get_ref()).map_err(|why| {
+            let meant = envfile::like(name.get_ref());
+            Problem::at(value, why).hint(format!("such as {meant}"))
+        })?;
+        launch::settable(name.get_ref())
+            .map_err(|why| Problem::at(value, why).hint(launch::LEAVE_OUT))?;
         let text = string(value, "a string").map_err(|mut problems: Vec<Problem>| {
             let of_one_word = matches!(
                 value.get_ref(),
@@ -318,7 +321,10 @@ fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
     } else {
         list(value, "[\"127.0.0.1:3000\"]", unnamed)?
     };
-    Listen::distinct(&listeners).map_err(|why| Problem::at(value, why))?;
+    Listen::distinct(&listeners).map_err(|why| match why.contains(": name them") {
+        true => Problem::at(value, why),
+        false => Problem::at(value, why).hint("leave one of them out"),
+    })?;
     Ok(listeners)
 }
 

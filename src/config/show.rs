@@ -6,7 +6,7 @@ use super::diagnostic::Place;
 use super::keys::{KEYS, Key, Status, json_value};
 use super::kind::Kind;
 use super::words::toml_string;
-use super::{Config, ConfigError, Diagnostic, Position, hide};
+use super::{Config, ConfigError, syntax};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::ops::Range;
@@ -174,13 +174,8 @@ fn one_line(text: &str) -> String {
 /// # Errors
 /// It is no TOML, so that nobody can say where these are.
 pub fn without_values(text: &str, origin: &str) -> Result<String, ConfigError> {
-    let table = DeTable::parse(text).map_err(|error| {
-        let found = Diagnostic {
-            position: hide::in_broken(text, Position::of(text, error.span().unwrap_or(0..0))),
-            ..Diagnostic::file(origin, error.message().replace('\n', ": "), None)
-        };
-        ConfigError::from(found)
-    })?;
+    let table = DeTable::parse(text)
+        .map_err(|error| ConfigError::from(syntax::broken(text, origin, &error)))?;
     let variables = KEYS.iter().filter(|key| key.kind == Kind::Variables);
     let mut spans: Vec<Range<usize>> = variables
         .filter_map(|key| table.get_ref().get(key.name))

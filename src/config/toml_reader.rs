@@ -4,7 +4,7 @@
 use super::diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
 use super::kind::Kind;
 use super::show::written;
-use super::{hide, keys};
+use super::{hide, keys, syntax};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -101,6 +101,22 @@ impl Findings {
     }
 }
 
+/// What is wrong, and what to do about it if `message` says that too.
+fn remedy(message: String) -> (String, Option<String>) {
+    let words = [" write ", " use ", " name them", " such as "];
+    let places = words.iter().filter_map(|word| message.find(word));
+    let split = places
+        .filter(|at| message[..*at].ends_with([',', ':', ';']))
+        .min();
+    match split {
+        Some(at) if !message.starts_with("expected") => {
+            let told = message[at + 1..].to_owned();
+            (message[..at - 1].to_owned(), Some(told))
+        }
+        _ => (message, None),
+    }
+}
+
 /// A file's table being read: takes values out and collects what is wrong.
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -128,11 +144,7 @@ impl<'t> Reader<'t> {
                 errors: 0,
                 findings,
             }),
-            Err(error) => Err(Diagnostic {
-                position: hide::in_broken(text, Position::of(text, error.span().unwrap_or(0..0))),
-                ..Diagnostic::file(origin, error.message().replace('\n', ": "), None)
-            }
-            .into()),
+            Err(error) => Err(syntax::broken(text, origin, &error).into()),
         }
     }
 
@@ -181,7 +193,8 @@ impl<'t> Reader<'t> {
             return;
         };
         self.note_places(key, &value);
-        let secret = keys::find(key).is_some_and(|key| key.kind == Kind::Variables);
+        let known = keys::find(key);
+        let secret = known.is_some_and(|key| key.kind == Kind::Variables);
         match read(&value) {
             Ok(value) => *target = value,
             Err(problems) => {
@@ -191,6 +204,9 @@ impl<'t> Reader<'t> {
                     hint,
                 } in problems
                 {
+                    let (message, told) = remedy(message);
+                    let example = || known.map(|key| format!("such as {}", key.example()));
+                    let hint = hint.or(told).or_else(example);
                     match secret {
                         true => self.error_in_variables(span, message, hint),
                         false => self.error(span, message, hint),
