@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// A part of a duration with its unit, as a regular expression (ECMA-262).
 const SPAN: &str = r"[0-9]+(\.[0-9]+)?\s*(us|usec|µs|μs|ms|msec|s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?|w|weeks?)\s*";
 /// A size.
-const SIZE: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*([KMGT]i?)?B?\s*$";
+const SIZE: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*([KMGTkmgt][Ii]?)?[Bb]?\s*$";
 /// Names of environment variables.
 const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
 

@@ -25,6 +25,8 @@ impl Config {
             stop_signal: self.stop_signal,
             drains: false,
             hung_timeout: self.hung_timeout,
+            max_memory: self.max_memory,
+            max_lifetime: self.max_lifetime,
             restart: self.restart,
             stop_exit_codes: self.stop_exit_codes.clone(),
             backoff_min: self.backoff_min,

@@ -7,6 +7,7 @@
 //! everything else from outside, is an argument.
 
 mod action;
+mod ageing;
 mod blame;
 mod event;
 mod ids;
@@ -128,6 +129,7 @@ impl Supervisor {
             Event::Alive { worker } => self.on_alive(worker),
             Event::Blocked { worker, since } => self.on_blocked(worker, since),
             Event::Answered { worker } => self.on_answered(worker),
+            Event::Measured { worker, memory } => self.on_measured(worker, memory),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
             Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
             Event::Requested { from, what } => self.on_request(from, what),
@@ -151,6 +153,8 @@ impl Supervisor {
                 Timer::Hung(worker) => self.on_hung(worker),
                 Timer::Kill(worker) => self.kill_worker(worker),
                 Timer::Recover(worker) => self.on_recovered(worker),
+                Timer::Measure(worker) => self.actions.push(Action::Measure { worker }),
+                Timer::Lifetime(worker) => self.on_lifetime(worker),
                 Timer::Backoff(_) | Timer::Exit => {} // reconcile sees that it is over
             }
         }

@@ -181,7 +181,8 @@ impl Rehearsal<'_> {
             | Action::SayReady
             | Action::Announce(_)
             | Action::Reply { .. }
-            | Action::Exit(_) => {}
+            | Action::Exit(_)
+            | Action::Measure { .. } => {}
         }
     }
 }

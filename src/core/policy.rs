@@ -68,6 +68,10 @@ pub struct Policy {
     pub drains: bool,
     /// How long a worker may not answer before it is replaced; `None`: for ever.
     pub hung_timeout: Option<Duration>,
+    /// How many bytes a worker may use before it is replaced; `None`: any number.
+    pub max_memory: Option<u64>,
+    /// How long a worker may be ready before it is replaced; `None`: for ever.
+    pub max_lifetime: Option<Duration>,
     /// See [`Restart`].
     pub restart: Restart,
     /// Exit codes after which a worker is never restarted.

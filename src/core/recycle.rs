@@ -25,7 +25,7 @@ pub enum Recycle {
     },
     /// It has lived as long as it may.
     Lifetime {
-        /// Since it was spawned.
+        /// Since it was ready.
         age: Duration,
     },
 }
@@ -59,7 +59,6 @@ impl fmt::Display for Recycle {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code))]
 impl Supervisor {
     /// Replaces a worker that is ready; it serves until another has taken its place. `false`:
     /// not now (it is on its way out anyway, or others have to be first).
@@ -83,6 +82,9 @@ impl Supervisor {
         }
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.retire = true;
+        }
+        if let Some(slot) = self.slot_mut(slot) {
+            slot.recycled += 1;
         }
         self.announce(Transition::Recycled {
             worker: id,

@@ -25,6 +25,10 @@ pub enum Timer {
     Kill(WorkerId),
     /// The worker has been ready so long that its slot counts as recovered.
     Recover(WorkerId),
+    /// Time to look how much memory the worker uses.
+    Measure(WorkerId),
+    /// The worker has lived as long as it may.
+    Lifetime(WorkerId),
     /// The slot's back-off ends.
     Backoff(SlotId),
     /// The first start failed; the supervisor ends now.
@@ -40,9 +44,16 @@ impl Timer {
             | Timer::Signal(w)
             | Timer::Hung(w)
             | Timer::Kill(w)
-            | Timer::Recover(w) => Some(w),
+            | Timer::Recover(w)
+            | Timer::Measure(w)
+            | Timer::Lifetime(w) => Some(w),
             Timer::Backoff(_) | Timer::Exit => None,
         }
+    }
+
+    /// Whether something under way waits for it.
+    fn is_awaited(self) -> bool {
+        !matches!(self, Timer::Measure(_) | Timer::Lifetime(_))
     }
 }
 
@@ -79,9 +90,10 @@ impl Timers {
         self.armed.iter().map(|(_, at)| *at).min()
     }
 
-    /// The latest deadline.
+    /// The latest deadline that something under way waits for.
     pub fn last(&self) -> Option<Time> {
-        self.armed.iter().map(|(_, at)| *at).max()
+        let awaited = self.armed.iter().filter(|(timer, _)| timer.is_awaited());
+        awaited.map(|(_, at)| *at).max()
     }
 
     /// Takes out one timer that is due at `now`: the earliest, and of equal ones the smallest.

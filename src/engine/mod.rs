@@ -14,11 +14,13 @@ mod end;
 mod events;
 mod journal;
 mod listeners;
+mod memory;
 mod messages;
 mod node;
 mod notify;
 mod output;
 mod perform;
+mod plan;
 mod poller;
 mod readiness;
 mod release;
@@ -156,6 +158,7 @@ pub struct Engine {
     steering: Steering,
     node: node::Primary,
     audience: messages::Audience,
+    memory: memory::Looks,
     companion: companion::Companion,
     inherited: bool,
     releases: BTreeMap<GenerationId, Release>,
@@ -233,6 +236,8 @@ impl Engine {
         let poller = Poller::new()?;
         poller.add(&signals, Token::Signal)?;
         poller.add(&*bell, Token::Request)?;
+        let memory = memory::Looks::new()?;
+        poller.add(memory.bell(), Token::Measured)?;
         for (n, listener) in parts.listeners.iter().enumerate() {
             for (line, socket) in listener.lines.iter().enumerate() {
                 poller.add(&socket.fd, Token::Line(n, line))?;
@@ -261,6 +266,7 @@ impl Engine {
             listeners: parts.listeners,
             node: node::Primary::new(preload),
             audience: messages::Audience::default(),
+            memory,
             companion: companion::Companion::default(),
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),

@@ -48,6 +48,7 @@ impl Engine {
             }
             Action::Kill { worker } => self.kill_tree(worker),
             Action::Probe { worker } => self.probe(worker),
+            Action::Measure { worker } => self.measure(worker),
             Action::Release { worker } => self.release(worker),
             Action::LoadConfig { generation } => self.load_config(generation),
             Action::DropGeneration { generation } => {
@@ -87,6 +88,7 @@ impl Engine {
         let plan = Plan {
             cgroup,
             listen: !sockets.is_empty(),
+            cpu: release.cpu(slot),
             ..report::plan(&release.launch)
         };
         let mut environment = self.environment(release, slot, generation, &notify, &lines);
@@ -356,6 +358,7 @@ impl Engine {
         let program = release.launch.ready_program.as_ref();
         let program = program.map_or(command[0].clone(), |p| p.display().to_string());
         let plan = Plan {
+            cpu: None,
             cgroup: self
                 .cgroup
                 .as_ref()

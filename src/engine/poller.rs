@@ -35,6 +35,8 @@ pub enum Token {
     Signal,
     /// The eventfd of the front ends.
     Request,
+    /// The eventfd of looks at workers' memory that have an answer.
+    Measured,
     /// A pipe that hangs up when systemd knows that we are ready.
     Barrier,
     /// A listening socket, by the numbers of its listener and its line; what is reported
@@ -58,6 +60,7 @@ impl Token {
             Token::Barrier => (7, 0),
             Token::Line(listener, line) => (5, (listener as u64) << 32 | line as u64),
             Token::Cgroup(w) => (6, w.0),
+            Token::Measured => (16, 0),
         };
         kind << 56 | id
     }
@@ -75,6 +78,7 @@ impl Token {
             8 => Token::Channel(worker),
             9 => Token::CompanionChannel,
             10 => Token::CompanionExit,
+            16 => Token::Measured,
             _ => Token::Barrier,
         }
     }
@@ -183,6 +187,7 @@ mod tests {
             Token::ProbeExit(worker),
             Token::Signal,
             Token::Request,
+            Token::Measured,
             Token::Barrier,
             Token::Line(3, 255),
             Token::Cgroup(worker),

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A configuration that workers run, and what it means on this machine.
 
-use super::{Answer, Engine, events, report};
+use super::{Engine, events, report};
 use crate::api;
-use crate::config::{Changes, Config, ConfigError, Launch, Seen, Severity};
-use crate::core::{Done, Event, Failure, GenerationId, Plan, Policy, Ready};
-use std::sync::mpsc::Sender;
+use crate::config::{
+    Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Seen, cpu_list, cpu_order,
+};
+use crate::core::{Done, Event, GenerationId, Policy, Ready, SlotId, Worker};
 use std::time::Duration;
 
 /// A worker of an app that listens nowhere counts as ready after this time.
@@ -21,6 +22,8 @@ pub struct Release {
     pub seen: Vec<Seen>,
     /// What it has changed, if there was another one before.
     pub changes: Option<Changes>,
+    /// The CPUs of the slots, one each in turn; none if workers may run on all.
+    cpus: Vec<usize>,
 }
 
 impl Release {
@@ -30,16 +33,22 @@ impl Release {
     /// Everything that is missing or cannot be used.
     pub fn new(config: Config) -> Result<Release, ConfigError> {
         let launch = Launch::resolve(&config, crate::config::inherited_environment())?;
+        let usable = Cpus::of(0).unwrap_or_default();
+        let cpus = match config.cpu_affinity {
+            CpuAffinity::None => Vec::new(),
+            CpuAffinity::Spread => cpu_order(&usable),
+        };
         Ok(Release {
             seen: launch.seen(),
             changes: None,
             config,
             launch,
+            cpus,
         })
     }
 
     /// What `new` changes.
-    fn changed_by(&self, new: &Release) -> Changes {
+    pub(super) fn changed_by(&self, new: &Release) -> Changes {
         Changes::between(self.parts(), new.parts())
     }
 
@@ -47,9 +56,15 @@ impl Release {
         (&self.config, &self.launch, &self.seen)
     }
 
+    /// The one CPU that the worker of a slot is to run on.
+    pub fn cpu(&self, slot: SlotId) -> Option<usize> {
+        let turn = (slot.0 as usize).checked_rem(self.cpus.len())?;
+        self.cpus.get(turn).copied()
+    }
+
     /// Its rules; `batch`: the app has no listener.
     pub fn policy(&self, batch: bool) -> Policy {
-        let mut policy = self.config.policy(&crate::config::Cpus::detect());
+        let mut policy = self.config.policy(&Cpus::detect());
         let node = self.launch.runner.is_some();
         policy.drains = node && !batch;
         policy.ready = match policy.ready {
@@ -62,6 +77,13 @@ impl Release {
 }
 
 impl Engine {
+    /// The CPUs that a worker may run on, if it is not to run on all of them.
+    pub(super) fn cpus_of(&self, worker: &Worker) -> Option<String> {
+        let release = self.releases.get(&worker.generation)?;
+        release.cpu(worker.slot)?;
+        Some(cpu_list(&Cpus::of(worker.pid?)?))
+    }
+
     /// [`crate::core::Action::LoadConfig`]
     pub(super) fn load_config(&mut self, generation: GenerationId) {
         // A new configuration may be told the same again.
@@ -87,7 +109,7 @@ impl Engine {
     }
 
     /// What a reload would run, if it can take over from what runs now.
-    fn read_release(&self) -> Result<Release, String> {
+    pub(super) fn read_release(&self) -> Result<Release, String> {
         let config = (self.load)().map_err(|error| error.to_string())?;
         if let Some(current) = self.releases.get(&self.core.generation()) {
             report::fits(&current.config, &config, self.inherited)?;
@@ -106,71 +128,5 @@ impl Engine {
             outcome.changes = release.and_then(|release| release.changes.clone());
         }
         outcome
-    }
-
-    /// [`api::Call::Plan`]: answered by a thread, since a large app takes a while.
-    pub(super) fn plan(&self, answers: Sender<Answer>) {
-        let release = match self.read_release() {
-            Ok(release) => release,
-            Err(text) => {
-                let message = Failure::ConfigInvalid(text).to_string();
-                let _ = answers.send(Answer::Final(Err(api::Error::ConfigInvalid { message })));
-                return;
-            }
-        };
-        let current = self.releases.get(&self.core.generation());
-        let changes = current.map(|current| current.changed_by(&release));
-        let policy = release.policy(self.listeners.is_empty());
-        let core = self.core.clone();
-        let answer = move || {
-            let answer = match core.plan_reload(&policy) {
-                Ok(plan) => {
-                    let changes = changes.unwrap_or_default();
-                    let after = core.rollout().map(|rollout| rollout.to.0);
-                    Answer::Plan(Box::new(plan_of(
-                        &plan,
-                        &policy,
-                        &release.config,
-                        changes,
-                        after,
-                    )))
-                }
-                Err(failure) => Answer::Final(Err(api::Error::InProgress {
-                    message: failure.to_string(),
-                })),
-            };
-            let _ = answers.send(answer);
-        };
-        // A thread that cannot be started drops the answer's other end, which is told.
-        let _ = std::thread::Builder::new()
-            .name("plan".to_owned())
-            .spawn(answer);
-    }
-}
-
-fn plan_of(
-    plan: &Plan,
-    policy: &Policy,
-    config: &Config,
-    changes: Changes,
-    after: Option<u64>,
-) -> api::Plan {
-    let doubts = crate::config::doubts(config);
-    let doubts = doubts.iter().filter(|d| d.severity == Severity::Warning);
-    api::Plan {
-        from: plan.from.0,
-        generation: plan.to.0,
-        workers_now: plan.workers.0,
-        workers: plan.workers.1,
-        workers_source: policy.workers_source.clone(),
-        canary: plan.order.first().map(|slot| slot.0),
-        canary_time_ms: policy.canary_time.as_millis() as u64,
-        order: plan.order.iter().map(|slot| slot.0).collect(),
-        at_once: plan.at_once,
-        most_workers: plan.most,
-        least_ms: plan.least.as_millis() as u64,
-        changes,
-        warnings: doubts.map(ToString::to_string).collect(),
-        after: after.map(|to| format!("the rollout of generation {to} comes first")),
     }
 }

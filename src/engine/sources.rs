@@ -39,6 +39,7 @@ impl Engine {
             Token::ProbeExit(worker) => self.take_probe_exit(worker),
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
+            Token::Measured => self.take_measured(),
             Token::Barrier => self.systemd_knows(),
             Token::Line(listener, line) => self.take_line(listener, line),
             Token::Cgroup(worker) => self.remove_cgroup(worker),

@@ -14,26 +14,39 @@ fn scripts() -> impl Strategy<Value = Script> {
     let ready = prop_oneof![5 => (0..3_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let drains = prop_oneof![4 => (0..5_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let unspawnable = prop::bool::weighted(0.1);
-    (ready, exits, drains, unspawnable).prop_map(|(ready, exits, drains, unspawnable)| Script {
-        ready,
-        exits,
-        drains,
-        unspawnable,
-    })
+    let memory = (0..80u64, 0..20u64).prop_map(|(first, leak)| (first << 20, leak << 20));
+    (ready, exits, drains, unspawnable, memory).prop_map(
+        |(ready, exits, drains, unspawnable, memory)| Script {
+            ready,
+            exits,
+            drains,
+            unspawnable,
+            memory,
+        },
+    )
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
     let draining = prop::option::of(1..3u32);
     let failure = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Hold)];
     let numbers = (1..6u32, 1..4u32, 0..12u32, any::<bool>());
-    (numbers, draining, failure).prop_map(|((workers, batch, n, drains), most, fail)| Policy {
-        drains,
-        batch,
-        max_draining: most,
-        on_failure: fail,
-        crash_budget: n,
-        ..policy(workers)
-    })
+    let limits = prop_oneof![
+        2 => Just((None, None)),
+        1 => (prop::option::of(30..90u64), prop::option::of(1_000..60_000u64)),
+    ];
+    let all = (numbers, draining, failure, limits);
+    all.prop_map(
+        |((workers, batch, n, drains), most, fail, (memory, life))| Policy {
+            max_memory: memory.map(|mib| mib << 20),
+            max_lifetime: life.map(ms),
+            drains,
+            batch,
+            max_draining: most,
+            on_failure: fail,
+            crash_budget: n,
+            ..policy(workers)
+        },
+    )
 }
 
 #[derive(Debug, Clone)]
@@ -85,7 +98,9 @@ fn strays() -> impl Strategy<Value = Event> {
             worker,
             grace: ms(grace)
         }),
-        (worker, what).prop_map(|(worker, what)| Event::Notified { worker, what }),
+        (worker.clone(), what).prop_map(|(worker, what)| Event::Notified { worker, what }),
+        (worker, prop::option::of(any::<u64>()))
+            .prop_map(|(worker, memory)| Event::Measured { worker, memory }),
         (0..9u64).prop_map(|n| Event::ConfigLoaded {
             generation: GenerationId(n),
             result: Err("stray".to_owned()),
@@ -196,7 +211,11 @@ proptest! {
             1..30,
         ),
     ) {
-        let healthy = Script { drains: Some(ms(drains)), ..Script::default() };
+        let healthy = Script {
+            drains: Some(ms(drains)),
+            memory: (50 << 20, 3 << 20),
+            ..Script::default()
+        };
         let mut sim = Sim::new(p.clone(), healthy);
         sim.run(ms(1_000));
         let least = p.workers;

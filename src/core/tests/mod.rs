@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The simulation: the core, scripted workers and a clock that jumps.
 
+mod ageing;
 mod invariants;
 mod lifecycle;
 mod node;
@@ -29,6 +30,8 @@ pub(super) fn policy(workers: u32) -> Policy {
         stop_signal: 15,
         drains: false,
         hung_timeout: Some(ms(30_000)),
+        max_memory: None,
+        max_lifetime: None,
         restart: Restart::Always,
         stop_exit_codes: Vec::new(),
         backoff_min: ms(100),
@@ -50,6 +53,8 @@ pub(super) struct Script {
     pub exits: Option<(Duration, Exit)>,
     pub drains: Option<Duration>,
     pub unspawnable: bool,
+    /// Its memory at the start, and what is added each second.
+    pub memory: (u64, u64),
 }
 
 impl Default for Script {
@@ -59,6 +64,7 @@ impl Default for Script {
             exits: None,
             drains: Some(ms(50)),
             unspawnable: false,
+            memory: (50 << 20, 0),
         }
     }
 }
@@ -165,6 +171,7 @@ impl Sim {
                     ready: false,
                 },
             ),
+            Action::Measure { worker } => self.measure(worker),
             Action::LoadConfig { generation } => self.load(generation),
             Action::SayReady => self.said_ready = Some(self.now),
             Action::Announce(transition) => {
@@ -212,6 +219,17 @@ impl Sim {
             let exit = Exit::Signal(15);
             self.schedule(after, Event::Exited { worker, exit });
         }
+    }
+
+    fn measure(&mut self, id: WorkerId) {
+        let Some(worker) = self.core.worker(id) else {
+            return;
+        };
+        let (first, leak) = self.scripts[&worker.generation].memory;
+        let age = self.now.since(worker.spawned).as_millis() as u64;
+        let memory = Some(first + leak * age / 1_000);
+        let worker = id;
+        self.schedule(ms(5), Event::Measured { worker, memory });
     }
 
     fn load(&mut self, generation: GenerationId) {

@@ -84,6 +84,8 @@ fn timers(worker: WorkerId, slot: SlotId) -> Vec<(String, Timer)> {
         Timer::Hung(_) => ["*hung* due" => Timer::Hung(worker)],
         Timer::Kill(_) => ["*kill* due" => Timer::Kill(worker)],
         Timer::Recover(_) => ["*recover* due" => Timer::Recover(worker)],
+        Timer::Measure(_) => ["*measure* due" => Timer::Measure(worker)],
+        Timer::Lifetime(_) => ["*lifetime* due" => Timer::Lifetime(worker)],
         Timer::Backoff(_) => ["*backoff* due" => Timer::Backoff(slot)],
         Timer::Exit => ["*exit* due" => Timer::Exit],
     )
@@ -108,6 +110,11 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
         Event::Alive { .. } => ["answers that it is there" => Event::Alive { worker }],
         Event::Blocked { .. } => ["blocked" => Event::Blocked { worker, since: ms(1_000) }],
         Event::Answered { .. } => ["answers" => Event::Answered { worker }],
+        Event::Measured { .. } => [
+            "little memory" => Event::Measured { worker, memory: Some(MEMORY - 1) },
+            "too much memory" => Event::Measured { worker, memory: Some(MEMORY + 1) },
+            "memory unknown" => Event::Measured { worker, memory: None },
+        ],
         Event::Exited { .. } => [], // by exits
         Event::ConfigLoaded { .. } => [
             "configuration loaded" => loaded(Ok(rules(2))),
@@ -146,6 +153,7 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             | Event::Alive { .. }
             | Event::Blocked { .. }
             | Event::Answered { .. }
+            | Event::Measured { .. }
             | Event::Exited { .. } => (true, false),
         },
         Trigger::Due(timer) => match timer {
@@ -156,13 +164,20 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             | Timer::Signal(_)
             | Timer::Hung(_)
             | Timer::Kill(_)
-            | Timer::Recover(_) => (true, false),
+            | Timer::Recover(_)
+            | Timer::Measure(_)
+            | Timer::Lifetime(_) => (true, false),
         },
     }
 }
 
+/// What a worker may use in these tables.
+const MEMORY: u64 = 200 << 20;
+
 fn rules(workers: u32) -> Policy {
     Policy {
+        max_memory: Some(MEMORY),
+        max_lifetime: Some(ms(3_600_000)),
         ready: Ready::Auto,
         ..policy(workers)
     }

@@ -62,6 +62,7 @@ impl Names {
             Action::Drain { worker, .. } => format!("ask {} to drain", self.worker(*worker)),
             Action::Kill { worker } => format!("kill the tree of {}", self.worker(*worker)),
             Action::Probe { .. } => "look whether it accepts".to_owned(),
+            Action::Measure { worker } => format!("look at the memory of {}", self.worker(*worker)),
             Action::Release { worker } => format!("release {}", self.worker(*worker)),
             Action::LoadConfig { .. } => "read the configuration".to_owned(),
             Action::DropGeneration { generation } => format!("forget generation {generation}"),
@@ -94,6 +95,9 @@ impl Names {
             Transition::Blocked { worker, .. } => format!("{} is blocked", self.worker(*worker)),
             Transition::Answered { worker, .. } => format!("{} answers", self.worker(*worker)),
             Transition::Recycled { worker, .. } => format!("{} is recycled", self.worker(*worker)),
+            Transition::Oversized { worker, .. } => {
+                format!("{} is too large from the start", self.worker(*worker))
+            }
             Transition::Backoff { slot, .. } => format!("back off {}", self.slot(*slot)),
             Transition::Recovered { slot } => format!("{} is well again", self.slot(*slot)),
             Transition::Degraded { why: Some(_) } => "degraded".to_owned(),
