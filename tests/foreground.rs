@@ -8,6 +8,8 @@ mod load;
 
 #[path = "foreground/balance.rs"]
 mod balance;
+#[path = "foreground/changes.rs"]
+mod changes;
 #[path = "foreground/cpus.rs"]
 mod cpus;
 #[path = "foreground/environment.rs"]
