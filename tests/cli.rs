@@ -67,8 +67,8 @@ fn help() {
         );
     }
     for verb in [
-        "config", "dev", "run", "hello", "status", "start", "reload", "restart", "stop", "delete",
-        "enable", "disable", "scale", "logs", "send", "messages", "check",
+        "config", "dev", "run", "hello", "status", "start", "reload", "rollback", "restart",
+        "stop", "delete", "enable", "disable", "scale", "logs", "send", "messages", "check",
     ] {
         reviewed(&format!("help_{verb}"), &run(&[verb, "--help"]));
     }

@@ -170,6 +170,18 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Go back to the last good generation: its configuration, and its code where that is kept
+    ///
+    /// New before old, as in a reload. During a reload it undoes that. Nothing is read from the
+    /// configuration; the next reload reads it again.
+    Rollback {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+        /// The result as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop all workers, then start new ones (or, with NAME[SLOT], replace one)
     ///
     /// Connections wait in the socket meanwhile. For a new generation that must not run beside the
@@ -301,6 +313,7 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
             true => plan::main(&checked(name)?, json),
             false => reload::main(&checked(name)?, json),
         },
+        Verb::Rollback { name, json } => reload::rollback(&checked(name)?, json),
         Verb::Restart { target } => reload::restart(&target),
         Verb::Start(options) => start::main(&options),
         Verb::Stop { name, now } => manage::stop(&checked(name)?, now),

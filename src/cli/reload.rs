@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `app-cluster reload` and `restart`: wait, show progress, tell the truth.
+//! `app-cluster reload`, `rollback` and `restart`: wait, show progress, tell the truth.
 
 use super::client::{CallError, Client};
 use super::target::Target;
@@ -17,6 +17,10 @@ const SIGTERM_LATE: Duration = Duration::from_secs(1);
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
     change(name, &Call::Reload {}, json)
+}
+
+pub fn rollback(name: &str, json: bool) -> Result<(), Fail> {
+    change(name, &Call::Rollback {}, json)
 }
 
 pub fn restart(target: &Target) -> Result<(), Fail> {

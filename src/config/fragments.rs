@@ -131,7 +131,7 @@ mod tests {
         symlink("30-masked.toml", drop_in.join("31-masked.toml")).unwrap();
         let config = Config::load(&file).unwrap();
         assert_eq!(
-            (config.workers, config.batch),
+            (config.workers, config.batch.of(100)),
             (super::super::Workers::Count(7), 3)
         );
         // As many sockets as without it.

@@ -148,7 +148,7 @@ pub const KEYS: &[Key] = &[
     key("max_memory", "", "memory with which a worker is replaced").is(Kind::Size),
     key("max_lifetime", "", "age at which a worker is replaced").is(Kind::Duration),
     key("canary_time", "\"1s\"", "how long the first new worker must stay ready").is(Kind::Duration),
-    key("batch", "1", "workers replaced at a time in a reload").is(Kind::Integer(1, MAX_WORKERS)),
+    key("batch", "1", "workers replaced at a time in a reload").is(Kind::Any(&[Kind::Integer(1, MAX_WORKERS), Kind::Pattern("^(100|[1-9][0-9]?)%$", "25%")])),
     key("min_ready_time", "\"0\"", "how long each further new worker must stay ready").is(Kind::Duration),
     key("max_draining", "", "how many old workers may drain at once in a reload").is(Kind::Integer(1, MAX_WORKERS)),
     key("on_failure", "\"rollback\"", "what a failed reload does with the new workers").is(Kind::Word(&["rollback", "hold"])),

@@ -2,7 +2,7 @@
 //! What a configuration means on this machine now: program, directory, environment.
 
 use super::diagnostic::{ConfigError, Diagnostic, Position, Severity};
-use super::{Config, Runner, access, envfile, file, keys};
+use super::{Config, Pins, Runner, access, envfile, file, keys};
 use crate::core::Ready;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,12 @@ pub struct Launch {
     pub ready_program: Option<PathBuf>,
     /// The same of `companion`.
     pub companion_program: Option<PathBuf>,
+    /// What the paths above and in `arguments` lead to.
+    pub pins: Pins,
+    /// The same of the command of `ready`.
+    pub ready_pins: Pins,
+    /// The same of `companion`.
+    pub companion_pins: Pins,
     /// What is spoken to in Node's protocol; `None`: LISTEN_FDS and NOTIFY_SOCKET.
     pub runner: Option<Runner>,
     /// The whole environment, but for what is added for each worker.
@@ -147,6 +153,19 @@ impl Launch {
         }
         match program {
             Some(program) if wrong.is_empty() => Ok(Launch {
+                pins: Pins::new(&config.directory, &program, &config.command),
+                ready_pins: match (&config.ready, &ready_program) {
+                    (Ready::Exec(words), Some(program)) => {
+                        Pins::new(&config.directory, program, words)
+                    }
+                    _ => Pins::default(),
+                },
+                companion_pins: match (&config.companion, &companion_program) {
+                    (Some(companion), Some(program)) => {
+                        Pins::new(&config.directory, program, &companion.command)
+                    }
+                    _ => Pins::default(),
+                },
                 program,
                 runner,
                 arguments: config.command.clone(),

@@ -110,8 +110,9 @@ impl Rehearsal<'_> {
         }
         let loading = self.core.rollout.as_ref().map(|rollout| rollout.to);
         if let Some(generation) = loading {
-            // Ignored unless it is still being read.
+            // Ignored unless it is still being read, or recalled.
             self.load(generation);
+            self.recall(generation);
         }
     }
 
@@ -119,6 +120,12 @@ impl Rehearsal<'_> {
         let result = Ok(self.policy.clone());
         self.events
             .push_back(Event::ConfigLoaded { generation, result });
+    }
+
+    fn recall(&mut self, generation: GenerationId) {
+        let result = Ok(());
+        self.events
+            .push_back(Event::Recalled { generation, result });
     }
 
     /// Until the answer comes, or nothing follows; returns when that is.
@@ -175,6 +182,7 @@ impl Rehearsal<'_> {
                 self.loaded = Some(generation);
                 self.load(generation);
             }
+            Action::Recall { generation, .. } => self.recall(generation),
             Action::Reply { to: ASKER, result } => self.reply = Some(result),
             Action::Release { .. }
             | Action::DropGeneration { .. }

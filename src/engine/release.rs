@@ -4,7 +4,7 @@
 use super::{Engine, events, report};
 use crate::api;
 use crate::config::{
-    Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Seen, cpu_list, cpu_order,
+    Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
 };
 use crate::core::{Done, Event, GenerationId, Policy, Ready, SlotId, Worker};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// A configuration that workers run.
+#[derive(Clone)]
 pub struct Release {
     /// What the file says.
     pub config: Config,
@@ -62,6 +63,19 @@ impl Release {
         self.cpus.get(turn).copied()
     }
 
+    /// Whether its workers can still be started as they were.
+    ///
+    /// # Errors
+    /// What is gone.
+    fn is_there(&self) -> Result<(), String> {
+        let launch = &self.launch;
+        let all = [&launch.pins, &launch.ready_pins, &launch.companion_pins];
+        match all.into_iter().find_map(Pins::missing) {
+            None => Ok(()),
+            Some(gone) => Err(gone),
+        }
+    }
+
     /// Its rules; `batch`: the app has no listener.
     pub fn policy(&self, batch: bool) -> Policy {
         let mut policy = self.config.policy(&Cpus::detect());
@@ -94,18 +108,23 @@ impl Engine {
     }
 
     fn try_load(&mut self, generation: GenerationId) -> Result<Policy, String> {
-        let mut release = self.read_release()?;
+        let release = self.read_release()?;
         let policy = release.policy(self.listeners.is_empty());
+        self.keep_release(generation, release);
+        Ok(policy)
+    }
+
+    /// Says what `generation` changes, and has it from now on.
+    fn keep_release(&mut self, generation: GenerationId, mut release: Release) {
         let serving = self.core.generation();
-        if let Some(current) = self.releases.get(&serving) {
-            let changes = current.changed_by(&release);
-            let record = events::changed(serving, generation, &changes);
+        let current = self.releases.get(&serving);
+        release.changes = current.map(|current| current.changed_by(&release));
+        if let Some(changes) = &release.changes {
+            let record = events::changed(serving, generation, changes);
             self.tell_waiting(&record.message);
             self.log(record);
-            release.changes = Some(changes);
         }
         self.releases.insert(generation, release);
-        Ok(policy)
     }
 
     /// What a reload would run, if it can take over from what runs now.
@@ -128,5 +147,17 @@ impl Engine {
             outcome.changes = release.and_then(|release| release.changes.clone());
         }
         outcome
+    }
+
+    /// [`crate::core::Action::Recall`]: what was kept of `of`, if its directory and its
+    /// programs are where they were.
+    pub(super) fn recall(&mut self, generation: GenerationId, of: GenerationId) {
+        let result = match self.releases.get(&of) {
+            Some(release) => release.is_there().map(|()| release.clone()),
+            None => Err("it was not kept".to_owned()),
+        };
+        let result = result.map(|release| self.keep_release(generation, release));
+        self.pending
+            .push_back(Event::Recalled { generation, result });
     }
 }

@@ -38,7 +38,7 @@ fn a_reload_goes_as_planned() {
         let mut sim = Sim::new(policy(workers), Script::default());
         sim.run(ms(1_000));
         let new = Policy {
-            batch,
+            batch: Batch::Count(batch),
             ready: ready.clone(),
             ..policy(after)
         };
@@ -87,7 +87,7 @@ fn a_large_app_can_be_planned() {
     let mut sim = Sim::new(policy(200), Script::default());
     sim.run(ms(1_000));
     let new = Policy {
-        batch: 50,
+        batch: Batch::Percent(25),
         ..policy(200)
     };
     assert_eq!(plan(&sim, &new).order.len(), 200);
