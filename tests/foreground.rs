@@ -5,9 +5,13 @@
 mod dev;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/releases.rs"]
+mod releases;
 
 #[path = "foreground/balance.rs"]
 mod balance;
+#[path = "foreground/changes.rs"]
+mod changes;
 #[path = "foreground/cpus.rs"]
 mod cpus;
 #[path = "foreground/environment.rs"]
@@ -22,6 +26,8 @@ mod readiness;
 mod recycle;
 #[path = "support/recycling.rs"]
 mod recycling;
+#[path = "foreground/rollback.rs"]
+mod rollback;
 #[path = "foreground/serving.rs"]
 mod serving;
 #[path = "foreground/signals.rs"]

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `app-cluster reload` and `restart`: wait, show progress, tell the truth.
+//! `app-cluster reload`, `rollback` and `restart`: wait, show progress, tell the truth.
 
 use super::client::{CallError, Client};
 use super::target::Target;
 use super::{Fail, logs};
 use crate::api::{self, Call, Outcome};
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
@@ -14,16 +15,20 @@ const LAST_LINES: u32 = 20;
 /// How much later than the supervisor systemd may send us its SIGTERM.
 const SIGTERM_LATE: Duration = Duration::from_secs(1);
 
-pub fn main(name: &str) -> Result<(), Fail> {
-    change(name, &Call::Reload {})
+pub fn main(name: &str, json: bool) -> Result<(), Fail> {
+    change(name, &Call::Reload {}, json)
+}
+
+pub fn rollback(name: &str, json: bool) -> Result<(), Fail> {
+    change(name, &Call::Rollback {}, json)
 }
 
 pub fn restart(target: &Target) -> Result<(), Fail> {
     let slot = target.slot;
-    change(&target.name, &Call::Restart { slot })
+    change(&target.name, &Call::Restart { slot }, false)
 }
 
-fn change(name: &str, call: &Call) -> Result<(), Fail> {
+fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     let began = SystemTime::now();
     detach_on_signals(name)?;
     // Run by systemd (ExecReload=) our stderr is the journal, where the supervisor's own
@@ -39,7 +44,9 @@ fn change(name: &str, call: &Call) -> Result<(), Fail> {
         .and_then(|mut client| client.call_with_progress::<Outcome>(call, progress));
     match answer {
         Ok(outcome) => {
-            if !quiet {
+            if json {
+                println!("{}", json!(outcome));
+            } else if !quiet {
                 println!("{name}: {}", outcome.message);
             }
             Ok(())
@@ -53,7 +60,12 @@ fn change(name: &str, call: &Call) -> Result<(), Fail> {
                     // same SIGTERM, which has another exit status.
                     std::thread::sleep(SIGTERM_LATE);
                 }
-                CallError::Refused(error) => show_last_lines(error, began),
+                CallError::Refused(error) => {
+                    if json {
+                        println!("{}", json!(error));
+                    }
+                    show_last_lines(error, began);
+                }
                 CallError::Broken(_) => {}
             }
             Err(error.into())

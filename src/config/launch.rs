@@ -2,7 +2,7 @@
 //! What a configuration means on this machine now: program, directory, environment.
 
 use super::diagnostic::{ConfigError, Diagnostic, Position, Severity};
-use super::{Config, Runner, access, envfile, file, keys};
+use super::{Config, Pins, Runner, access, envfile, file, keys};
 use crate::core::Ready;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ const OURS: &[&str] = &[
     "APP_CLUSTER_GENERATION",
 ];
 
+/// What to do about those.
+pub(super) const LEAVE_OUT: &str = "leave it out";
+
 /// Checks that a configuration may set the variable `name`.
 ///
 /// # Errors
@@ -80,6 +83,12 @@ pub struct Launch {
     pub ready_program: Option<PathBuf>,
     /// The same of `companion`.
     pub companion_program: Option<PathBuf>,
+    /// What the paths above and in `arguments` lead to.
+    pub pins: Pins,
+    /// The same of the command of `ready`.
+    pub ready_pins: Pins,
+    /// The same of `companion`.
+    pub companion_pins: Pins,
     /// What is spoken to in Node's protocol; `None`: LISTEN_FDS and NOTIFY_SOCKET.
     pub runner: Option<Runner>,
     /// The whole environment, but for what is added for each worker.
@@ -144,6 +153,19 @@ impl Launch {
         }
         match program {
             Some(program) if wrong.is_empty() => Ok(Launch {
+                pins: Pins::new(&config.directory, &program, &config.command),
+                ready_pins: match (&config.ready, &ready_program) {
+                    (Ready::Exec(words), Some(program)) => {
+                        Pins::new(&config.directory, program, words)
+                    }
+                    _ => Pins::default(),
+                },
+                companion_pins: match (&config.companion, &companion_program) {
+                    (Some(companion), Some(program)) => {
+                        Pins::new(&config.directory, program, &companion.command)
+                    }
+                    _ => Pins::default(),
+                },
                 program,
                 runner,
                 arguments: config.command.clone(),
@@ -196,7 +218,7 @@ fn read_environment(
                 return Err(vec![found]);
             }
             let message = format!("environment file `{origin}`: {}", found.message);
-            let optional = || format!("write \"-{origin}\" if it may be missing");
+            let optional = || format!("make it, or write \"-{origin}\" if it may be missing");
             let hint = found.hint.or_else(|| missing.then(optional));
             Err(vec![self::error(
                 config,
@@ -228,7 +250,10 @@ fn usable_directory(directory: &Path) -> Result<(), (String, Option<String>)> {
         let (why, hint) = access::denied(directory, "enter");
         (format!("directory `{shown}`: {why}"), hint)
     };
-    let plain = |why: String| (why, None);
+    let plain = |why: String| {
+        let hint = "make it, or correct `directory`";
+        (why, Some(hint.to_owned()))
+    };
     match std::fs::metadata(directory) {
         Err(error) => Err(match error.kind() {
             ErrorKind::NotFound => plain(format!(
@@ -245,7 +270,11 @@ fn usable_directory(directory: &Path) -> Result<(), (String, Option<String>)> {
 }
 
 /// Looks up the program `word` as execvp(3) would in a worker.
-fn find(word: &str, directory: &Path, path: &str) -> Result<PathBuf, (String, Option<String>)> {
+pub(super) fn find(
+    word: &str,
+    directory: &Path,
+    path: &str,
+) -> Result<PathBuf, (String, Option<String>)> {
     if word.is_empty() {
         return Err(("the command is empty".into(), None));
     }
@@ -303,14 +332,17 @@ fn executable(program: &Path) -> Result<(), (String, Option<String>)> {
     match std::fs::metadata(program) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err((
             format!("cannot be run: {}", file::missing_because(program)),
-            None,
+            Some("deploy it first, or correct the path".into()),
         )),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let (why, hint) = access::denied(program, "run");
             Err((format!("cannot be run: {why}"), hint))
         }
         Err(error) => Err((format!("cannot be run: {error}"), None)),
-        Ok(found) if found.is_dir() => Err(("is a directory".into(), None)),
+        Ok(found) if found.is_dir() => Err((
+            "is a directory".into(),
+            Some("name the program in it".into()),
+        )),
         Ok(_) if eaccess(program, AccessFlags::X_OK).is_err() => Err((
             "exists but is not executable".into(),
             Some(format!(

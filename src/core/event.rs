@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Something that happened. An event about a worker, slot or generation that
 /// does not exist (any more) is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "few are ever held at a time")]
 pub enum Event {
     /// The supervisor begins: spawn the first workers.
     Begin,
@@ -86,7 +87,14 @@ pub enum Event {
         /// Which generation it was loaded for.
         generation: GenerationId,
         /// The new policy, or why the configuration cannot be used.
-        result: Result<Policy, String>,
+        result: Result<Box<Policy>, String>,
+    },
+    /// The answer to [`super::Action::Recall`].
+    Recalled {
+        /// Which generation it is to be.
+        generation: GenerationId,
+        /// Why what it needs is not there any more.
+        result: Result<(), String>,
     },
     /// Somebody wants something. `from` gets exactly one [`super::Action::Reply`];
     /// nobody waits for what a signal asked for.
@@ -122,6 +130,9 @@ pub enum Request {
     Reload,
     /// All workers stop, then a new generation starts.
     Restart,
+    /// Undo the rollout that is under way; if there is none, go back to the last good
+    /// generation.
+    Rollback,
     /// Replace the worker of one slot, the new one first.
     Replace(SlotId),
     /// Another number of workers, over reloads and until the app stops.

@@ -13,16 +13,19 @@ mod event;
 mod ids;
 mod lifecycle;
 mod liveness;
+mod plan;
 mod policy;
 mod reconcile;
 mod recycle;
 mod requests;
 mod restart;
+mod rollback;
 mod rollout;
 mod status;
 mod stop;
 mod time;
 mod timer;
+mod undo;
 mod worker;
 
 #[cfg(test)]
@@ -32,9 +35,11 @@ pub use action::{Action, ClusterState, Done, Failure, Outcome, RolloutStep, Tran
 pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
 pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
-pub use policy::{OnFailure, Policy, Ready, Restart};
+pub use plan::Plan;
+pub use policy::{Batch, OnFailure, Policy, Ready, Restart};
 pub use recycle::Recycle;
 pub use requests::MAX_WORKERS;
+pub use rollback::RolledBack;
 pub use status::RolloutStatus;
 pub use time::Time;
 pub use timer::Timer;
@@ -56,6 +61,8 @@ pub struct Supervisor {
     over: bool,
     /// The last generation that was rolled out; crashes are answered with it.
     generation: GenerationId,
+    /// The one before it that can be gone back to.
+    last_good: Option<GenerationId>,
     generations: BTreeMap<GenerationId, Generation>,
     slots: Vec<Slot>,
     workers: BTreeMap<WorkerId, Worker>,
@@ -78,10 +85,6 @@ impl Supervisor {
     /// A supervisor that has not begun (see [`Event::Begin`]). `seed` feeds the jitter.
     pub fn new(policy: Policy, seed: u64) -> Self {
         let first = GenerationId(1);
-        let generation = Generation {
-            policy,
-            crashes: Vec::new(),
-        };
         Supervisor {
             now: Time::default(),
             began: Time::default(),
@@ -89,7 +92,8 @@ impl Supervisor {
             said_ready: false,
             over: false,
             generation: first,
-            generations: BTreeMap::from([(first, generation)]),
+            last_good: None,
+            generations: BTreeMap::from([(first, Generation::new(policy))]),
             slots: Vec::new(),
             workers: BTreeMap::new(),
             scale: None,
@@ -130,6 +134,7 @@ impl Supervisor {
             Event::Measured { worker, memory } => self.on_measured(worker, memory),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
             Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
+            Event::Recalled { generation, result } => self.on_recalled(generation, result),
             Event::Requested { from, what } => self.on_request(from, what),
         }
         self.reconcile();

@@ -3,8 +3,8 @@
 //! everything else that is told about it.
 
 use super::journal::{Level, Record};
-use crate::config::show_duration;
-use crate::core::{Recycle, RolloutStep, SlotId, Transition, WorkerState};
+use crate::config::{Changes, show_duration};
+use crate::core::{GenerationId, Recycle, RolloutStep, SlotId, Transition, WorkerState};
 
 /// MESSAGE_IDs (sd-id128(3)), explained in `units/app-cluster.catalog`.
 pub mod id {
@@ -30,6 +30,8 @@ pub mod id {
     pub const ROLLOUT_FAILED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80a";
     /// The number of workers was changed.
     pub const SCALED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80b";
+    /// What a new generation changes.
+    pub const GENERATION_CHANGES: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e8d0";
     /// The cluster changed its state.
     pub const CLUSTER_STATE: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80c";
     /// A worker does not answer.
@@ -44,6 +46,8 @@ pub mod id {
     pub const WORKER_RECYCLED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e811";
     /// A worker uses more memory than it may from the start.
     pub const WORKER_OVERSIZED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e820";
+    /// A generation crashes too often, and the last good one takes its place.
+    pub const FALLING_BACK: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e830";
 }
 
 /// The log line for a transition.
@@ -117,6 +121,25 @@ pub fn record(transition: &Transition) -> Record {
         }
     };
     record.message = record.message.trim_end().to_owned();
+    record
+}
+
+/// What the generation `to` changes, as read.
+pub fn changed(from: GenerationId, to: GenerationId, changes: &Changes) -> Record {
+    let lines = changes.lines();
+    let text = match lines.is_empty() {
+        true => format!("generation {from} → {to}: the same configuration, variables and files"),
+        false => format!("generation {from} → {to} changes\n  {}", lines.join("\n  ")),
+    };
+    let keys: Vec<&str> = changes
+        .keys
+        .iter()
+        .map(|change| change.key.as_str())
+        .collect();
+    let mut record = with_id(Level::Info, text, id::GENERATION_CHANGES);
+    record.generation = Some(to);
+    record.keys = (!keys.is_empty()).then(|| keys.join(" "));
+    record.changes = serde_json::to_string(changes).ok();
     record
 }
 
@@ -271,6 +294,9 @@ fn about_rollout(generation: u64, step: &RolloutStep) -> Record {
             with_id(Level::Error, text, id::ROLLOUT_FAILED)
         }
         RolloutStep::Undone { .. } => Record::plain(Level::Warning, text),
+        RolloutStep::NoWayBack(_) => with_id(Level::Error, text, id::ROLLOUT_FAILED),
+        RolloutStep::TakenBack => with_id(Level::Warning, text, id::ROLLOUT_FAILED),
+        RolloutStep::FallingBack { .. } => with_id(Level::Error, text, id::FALLING_BACK),
     }
 }
 
@@ -288,7 +314,14 @@ pub fn progress(generation: u64, step: &RolloutStep) -> String {
                 "reload refused, the configuration cannot be used, nothing was changed:\n{error}"
             )
         }
+        RolloutStep::NoWayBack(why) => format!("{why}; nothing was changed"),
         RolloutStep::Failed(blame) => format!("generation {generation} failed: {blame}"),
+        RolloutStep::TakenBack => {
+            format!("generation {generation} is taken back: a rollback was asked for")
+        }
+        RolloutStep::FallingBack { to, blame } => format!(
+            "generation {generation} crashes too often, going back to generation {to}: {blame}"
+        ),
         RolloutStep::Finished { took } => {
             format!(
                 "generation {generation} is rolled out, in {:.1}s",
@@ -314,7 +347,7 @@ pub fn worker_progress(transition: &Transition) -> Option<String> {
         | Transition::Scaled { .. } => Some(record(transition).message),
         // The final answer says it in full.
         Transition::Rollout {
-            step: RolloutStep::Refused(_) | RolloutStep::Failed(_),
+            step: RolloutStep::Refused(_) | RolloutStep::NoWayBack(_) | RolloutStep::Failed(_),
             ..
         } => None,
         Transition::Rollout { generation, step } => Some(progress(generation.0, step)),

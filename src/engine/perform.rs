@@ -51,6 +51,7 @@ impl Engine {
             Action::Measure { worker } => self.measure(worker),
             Action::Release { worker } => self.release(worker),
             Action::LoadConfig { generation } => self.load_config(generation),
+            Action::Recall { generation, of } => self.recall(generation, of),
             Action::DropGeneration { generation } => {
                 self.releases.remove(&generation);
             }
@@ -368,6 +369,7 @@ impl Engine {
             keep: Vec::new(),
             program,
             arguments: command.to_vec(),
+            pins: release.launch.ready_pins.clone(),
         };
         let known = self.core.worker(worker);
         let (slot, generation) =

@@ -1,22 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A configuration that workers run, and what it means on this machine.
 
-use super::{Engine, report};
+use super::{Engine, events, report};
+use crate::api;
 use crate::config::{
-    Config, ConfigError, CpuAffinity, Cpus, Launch, cpu_list, cpu_order, missing_accounts,
+    Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
+    missing_accounts,
 };
-use crate::core::{Event, GenerationId, Policy, Ready, SlotId, Worker};
+use crate::core::{Done, Event, GenerationId, Policy, Ready, SlotId, Worker};
 use std::time::Duration;
 
 /// A worker of an app that listens nowhere counts as ready after this time.
 const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// A configuration that workers run.
+#[derive(Clone)]
 pub struct Release {
     /// What the file says.
     pub config: Config,
     /// What that means here.
     pub launch: Launch,
+    /// What its paths led to when it was read.
+    pub seen: Vec<Seen>,
+    /// What it has changed, if there was another one before.
+    pub changes: Option<Changes>,
     /// The CPUs of the slots, one each in turn; none if workers may run on all.
     cpus: Vec<usize>,
 }
@@ -34,16 +41,40 @@ impl Release {
             CpuAffinity::Spread => cpu_order(&usable),
         };
         Ok(Release {
+            seen: launch.seen(),
+            changes: None,
             config,
             launch,
             cpus,
         })
     }
 
+    /// What `new` changes.
+    pub(super) fn changed_by(&self, new: &Release) -> Changes {
+        Changes::between(self.parts(), new.parts())
+    }
+
+    fn parts(&self) -> (&Config, &Launch, &[Seen]) {
+        (&self.config, &self.launch, &self.seen)
+    }
+
     /// The one CPU that the worker of a slot is to run on.
     pub fn cpu(&self, slot: SlotId) -> Option<usize> {
         let turn = (slot.0 as usize).checked_rem(self.cpus.len())?;
         self.cpus.get(turn).copied()
+    }
+
+    /// Whether its workers can still be started as they were.
+    ///
+    /// # Errors
+    /// What is gone.
+    fn is_there(&self) -> Result<(), String> {
+        let launch = &self.launch;
+        let all = [&launch.pins, &launch.ready_pins, &launch.companion_pins];
+        match all.into_iter().find_map(Pins::missing) {
+            None => Ok(()),
+            Some(gone) => Err(gone),
+        }
     }
 
     /// Its rules; `batch`: the app has no listener.
@@ -72,12 +103,33 @@ impl Engine {
     pub(super) fn load_config(&mut self, generation: GenerationId) {
         // A new configuration may be told the same again.
         self.node.told.clear();
-        let result = self.try_load(generation);
+        let result = self.try_load(generation).map(Box::new);
         self.pending
             .push_back(Event::ConfigLoaded { generation, result });
     }
 
     fn try_load(&mut self, generation: GenerationId) -> Result<Policy, String> {
+        let release = self.read_release()?;
+        let policy = release.policy(self.listeners.is_empty());
+        self.keep_release(generation, release);
+        Ok(policy)
+    }
+
+    /// Says what `generation` changes, and has it from now on.
+    fn keep_release(&mut self, generation: GenerationId, mut release: Release) {
+        let serving = self.core.generation();
+        let current = self.releases.get(&serving);
+        release.changes = current.map(|current| current.changed_by(&release));
+        if let Some(changes) = &release.changes {
+            let record = events::changed(serving, generation, changes);
+            self.tell_waiting(&record.message);
+            self.log(record);
+        }
+        self.releases.insert(generation, release);
+    }
+
+    /// What a reload would run, if it can take over from what runs now.
+    pub(super) fn read_release(&self) -> Result<Release, String> {
         let config = (self.load)().map_err(|error| error.to_string())?;
         if let Some(current) = self.releases.get(&self.core.generation()) {
             report::fits(&current.config, &config, self.inherited)?;
@@ -93,9 +145,28 @@ impl Engine {
         }
         self.units_fit(&config)
             .map_err(|changes| format!("it differs in what a reload cannot change:\n{changes}"))?;
-        let release = Release::new(config).map_err(|error| error.to_string())?;
-        let policy = release.policy(self.listeners.is_empty());
-        self.releases.insert(generation, release);
-        Ok(policy)
+        Release::new(config).map_err(|error| error.to_string())
+    }
+
+    /// The outcome of a request, for people.
+    pub(super) fn outcome_of(&self, done: &Done) -> api::Outcome {
+        let mut outcome = report::outcome(done);
+        if let Done::Generation { generation, .. } = done {
+            let release = self.releases.get(generation);
+            outcome.changes = release.and_then(|release| release.changes.clone());
+        }
+        outcome
+    }
+
+    /// [`crate::core::Action::Recall`]: what was kept of `of`, if its directory and its
+    /// programs are where they were.
+    pub(super) fn recall(&mut self, generation: GenerationId, of: GenerationId) {
+        let result = match self.releases.get(&of) {
+            Some(release) => release.is_there().map(|()| release.clone()),
+            None => Err("it was not kept".to_owned()),
+        };
+        let result = result.map(|release| self.keep_release(generation, release));
+        self.pending
+            .push_back(Event::Recalled { generation, result });
     }
 }

@@ -103,9 +103,11 @@ fn send(parameters: &str) -> Result<Parsed, Value> {
 }
 
 fn call(name: &str, parameters: Value) -> Result<Parsed, Value> {
-    const METHODS: [&str; 6] = [
+    const METHODS: [&str; 8] = [
         "GetStatus",
+        "Plan",
         "Reload",
+        "Rollback",
         "Restart",
         "Stop",
         "Scale",

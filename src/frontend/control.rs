@@ -164,6 +164,7 @@ fn answer(
             Answer::Progress(step) if more => varlink::reply(json!(step), true),
             Answer::Progress(_) => continue,
             Answer::Status(status) => varlink::reply(json!({ "status": status }), false),
+            Answer::Plan(plan) => varlink::reply(json!({ "plan": plan }), false),
             Answer::Final(Ok(outcome)) => varlink::reply(json!(outcome), false),
             Answer::Final(Err(error)) => typed_error(&error),
         };
@@ -207,7 +208,9 @@ mod tests {
                 let _ = ask.answers.send(Answer::Final(Ok(api::Outcome {
                     message: format!("{:?}", ask.call),
                     generation: None,
+                    back_to: None,
                     workers: None,
+                    changes: None,
                 })));
             }
         });
