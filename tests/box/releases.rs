@@ -64,6 +64,9 @@ struct Bad {
     last_lines: [&'static [&'static str]; 2],
 }
 
+/// Asks just this worker, whose socket the others do not have.
+const CHECK: &str = "#!/bin/sh\nexec curl -fsS -o /dev/null --max-time 10 \
+    --abstract-unix-socket shop.$APP_CLUSTER_PID http://localhost/health\n";
 /// Longer than anything in the table takes to go wrong.
 const LONG_CANARY: (&str, &str) = ("canary_time", "\"30s\"");
 
@@ -110,22 +113,62 @@ fn table() -> Vec<Bad> {
             ..Bad::default()
         },
         Bad {
+            name: "listens but /health is 500",
+            fault: [
+                "console.error('no queue'); exports.health = 500;",
+                "print('no queue', flush=True)\nhealth = 500",
+            ],
+            keys: [
+                &[
+                    LONG_CANARY,
+                    (
+                        "health",
+                        "{ http = \"/health\", interval = \"100ms\", failures = 2 }",
+                    ),
+                ],
+                &[
+                    LONG_CANARY,
+                    (
+                        "health",
+                        "{ exec = [\"./check\"], interval = \"100ms\", failures = 2 }",
+                    ),
+                ],
+            ],
+            cause: &["slot 0", "is not healthy: ", "(2 times in a row)"],
+            also: [
+                &["/health answered 500 Internal Server Error"],
+                &["./check", "returned error: 500"],
+            ],
+            last_lines: [&["no queue"]; 2],
+            ..Bad::default()
+        },
+        Bad {
             name: "blocks its loop after 500 ms",
             fault: [
                 "exports.at = 500;\n\
                  exports.act = () => { console.log('sorting everything'); for (;;); };",
-                "",
+                "at = 0.5\ndef act():\n    print('sorting everything', flush=True)\n    \
+                 while True: pass",
             ],
+            // Node is asked at the end of canary_time; others owe signs of life.
             keys: [
                 &[
                     ("canary_time", "\"2s\""),
                     ("blocked_timeout", "\"500ms\""),
                     ("hung_timeout", "\"500ms\""),
                 ],
-                &[],
+                &[
+                    LONG_CANARY,
+                    ("watchdog", "\"2s\""),
+                    ("drain_timeout", "\"1s\""),
+                ],
             ],
-            cause: &["slot 0", "has not answered for "],
-            last_lines: [&["sorting everything"], &[]],
+            cause: &["slot 0"],
+            also: [
+                &["has not answered for ", "its event loop is blocked"],
+                &["has sent no WATCHDOG=1 for "],
+            ],
+            last_lines: [&["sorting everything"]; 2],
             ..Bad::default()
         },
         Bad {
@@ -211,8 +254,12 @@ fn config(app: App, keys: &[(&str, &str)]) -> String {
 fn put(b: &TestBox, app: App, bad: &Bad) {
     b.write(&format!("{HOME}/{}", app.program), app.text);
     b.write(&format!("{HOME}/{}", app.fault), bad.fault[app.index]);
-    b.sh(&format!("cd {HOME}; chmod 755 shop.*; {}", bad.script))
-        .ok();
+    b.write(&format!("{HOME}/check"), CHECK);
+    b.sh(&format!(
+        "cd {HOME}; chmod 755 shop.* check; {}",
+        bad.script
+    ))
+    .ok();
     b.write(CONFIG, &config(app, bad.keys[app.index]));
 }
 
@@ -258,9 +305,6 @@ fn all_rows(b: &TestBox, app: App) {
     let load = load(b, app);
     let before = pids(b);
     for bad in table() {
-        if bad.name.starts_with("blocks") && app.index == PYTHON.index {
-            continue;
-        }
         put(b, app, &bad);
         refused(b, app, &bad);
         put(b, app, &good);

@@ -311,9 +311,10 @@ pub fn whatever_happens_during_a_reload(language: &Language) {
     dev.configure("workers = \"many\"\n");
     let again = begin(&dev, &["reload", "web"]);
     reload.wait().succeeded();
-    again
-        .wait()
-        .failed(1, &["error: the configuration cannot be used:"]);
+    again.wait().failed(
+        1,
+        &["error: the configuration cannot be used, nothing was changed:"],
+    );
     is("4");
     let pids = dev.pids();
 

@@ -6,8 +6,11 @@ wrong with a release is in fault.py:
     act, at   called so many seconds after it is ready, between two requests
     silent    it never listens
     health    the status of GET /health
+
+GET /health is also answered at an address of each process: \0shop.PID (unix(7)).
 """
 
+import http
 import json
 import os
 import select
@@ -46,9 +49,13 @@ def length(head, rest):
 class Server:
     def __init__(self, listener):
         self.listener = listener
-        self.listener.setblocking(False)
+        self.own = socket.socket(socket.AF_UNIX)
+        self.own.bind(f"\0shop.{os.getpid()}")
+        self.own.listen()
         self.poll = select.epoll()
-        self.poll.register(listener, select.EPOLLIN)
+        for one in (self.listener, self.own):
+            one.setblocking(False)
+            self.poll.register(one, select.EPOLLIN)
         self.clients = {}
         self.leaving = False
         signal.signal(signal.SIGTERM, self.leave)
@@ -56,9 +63,9 @@ class Server:
     def leave(self, *_):
         self.leaving = True
 
-    def accept(self):
+    def accept(self, listener):
         try:
-            client, _ = self.listener.accept()
+            client, _ = listener.accept()
         except OSError:  # another was faster
             return
         client.setblocking(True)
@@ -97,7 +104,8 @@ class Server:
         last = self.leaving or b"connection: close" in head.lower()
         health = head.startswith(b"GET /health ")
         status = getattr(fault, "health", 200) if health else 200
-        start = f"HTTP/1.1 {status} Whatever\r\nContent-Length: {len(BODY)}\r\n"
+        reason = http.HTTPStatus(status).phrase
+        start = f"HTTP/1.1 {status} {reason}\r\nContent-Length: {len(BODY)}\r\n"
         start += "Connection: close\r\n\r\n" if last else "\r\n"
         client.sendall(start.encode() + BODY)
         return last
@@ -111,9 +119,13 @@ class Server:
                 self.listener = None
             for number, _ in self.poll.poll(0.02):
                 if self.listener and number == self.listener.fileno():
-                    self.accept()
+                    self.accept(self.listener)
+                elif number == self.own.fileno():
+                    self.accept(self.own)
                 else:
                     self.read(number)
+            if "WATCHDOG_USEC" in os.environ:
+                notify("WATCHDOG=1")
             # Nobody can answer what a process has accepted when it dies: so it does
             # that between two requests, and nothing may be lost.
             if act and not self.clients and time.monotonic() - begun >= at:
