@@ -164,7 +164,7 @@ pub fn show_size(bytes: u64) -> String {
     let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
     let whole = units
         .iter()
-        .find(|(_, bits)| bytes > 0 && bytes % (1 << bits) == 0);
+        .find(|(_, bits)| bytes > 0 && bytes.is_multiple_of(1 << bits));
     match whole {
         Some((unit, bits)) => format!("{}{unit}", bytes >> bits),
         None => bytes.to_string(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Something that happened. An event about a worker, slot or generation that
 /// does not exist (any more) is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "few are ever held at a time")]
 pub enum Event {
     /// The supervisor begins: spawn the first workers.
     Begin,
@@ -86,7 +87,7 @@ pub enum Event {
         /// Which generation it was loaded for.
         generation: GenerationId,
         /// The new policy, or why the configuration cannot be used.
-        result: Result<Policy, String>,
+        result: Result<Box<Policy>, String>,
     },
     /// The answer to [`super::Action::Recall`].
     Recalled {

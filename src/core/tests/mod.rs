@@ -251,7 +251,7 @@ impl Sim {
         let result = match config.expect("a configuration") {
             Ok((policy, script)) => {
                 self.scripts.insert(generation, script);
-                Ok(policy)
+                Ok(Box::new(policy))
             }
             Err(error) => Err(error),
         };
