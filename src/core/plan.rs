@@ -117,7 +117,7 @@ impl Rehearsal<'_> {
     }
 
     fn load(&mut self, generation: GenerationId) {
-        let result = Ok(self.policy.clone());
+        let result = Ok(Box::new(self.policy.clone()));
         self.events
             .push_back(Event::ConfigLoaded { generation, result });
     }
