@@ -127,9 +127,13 @@ impl Supervisor {
     pub(super) fn recycle_next(&mut self) {
         let due = self.workers.values().filter(|w| !w.retire);
         let mut due: Vec<(u64, WorkerId, Recycle)> = due
-            .filter_map(|w| match &w.due {
-                Some(Recycle::Memory { used, .. }) => Some((*used, w.id, w.due.clone()?)),
-                why => Some((0, w.id, why.clone()?)),
+            .filter_map(|w| {
+                let why = w.due.clone()?;
+                let used = match why {
+                    Recycle::Memory { used, .. } => used,
+                    _ => 0,
+                };
+                Some((used, w.id, why))
             })
             .collect();
         due.sort_by_key(|(used, id, _)| (std::cmp::Reverse(*used), *id));
