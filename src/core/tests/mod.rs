@@ -6,6 +6,7 @@ mod capacity;
 mod invariants;
 mod lifecycle;
 mod node;
+mod plan;
 mod recycle;
 mod rollback;
 mod rollout;
