@@ -118,8 +118,10 @@ impl Rehearsal<'_> {
 
     fn load(&mut self, generation: GenerationId) {
         let result = Ok(self.policy.clone());
-        self.events
-            .push_back(Event::ConfigLoaded { generation, result });
+        self.events.push_back(Event::ConfigLoaded {
+            generation,
+            result: result.map(Box::new),
+        });
     }
 
     fn recall(&mut self, generation: GenerationId) {
