@@ -4,6 +4,7 @@
 use super::{Engine, report};
 use crate::config::{Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, cpu_list, cpu_order};
 use crate::core::{Event, GenerationId, Policy, Ready, SlotId, Worker};
+use std::path::Path;
 use std::time::Duration;
 
 /// A worker of an app that listens nowhere counts as ready after this time.
@@ -58,6 +59,12 @@ impl Release {
         }
     }
 
+    /// A file of its code that is not what it was.
+    fn changed(&self) -> Option<&Path> {
+        let all = [&self.launch.pins, &self.launch.companion_pins];
+        all.into_iter().find_map(Pins::changed)
+    }
+
     /// Its rules; `batch`: the app has no listener.
     pub fn policy(&self, batch: bool) -> Policy {
         let mut policy = self.config.policy(&Cpus::detect());
@@ -110,6 +117,16 @@ impl Engine {
             Some(release) => release.is_there().map(|()| release.clone()),
             None => Err("it was not kept".to_owned()),
         };
+        if let Ok(release) = &result
+            && let Some(path) = release.changed()
+        {
+            let text = format!(
+                "{} was changed since generation {of} was loaded: what is there now is run",
+                path.display()
+            );
+            self.warn(&*text);
+            self.tell_progress(&text);
+        }
         let result = result.map(|release| {
             self.releases.insert(generation, release);
         });
