@@ -113,6 +113,7 @@ impl Engine {
     /// [`crate::core::Action::Recall`]: what was kept of `of`, if its directory and its
     /// programs are where they were.
     pub(super) fn recall(&mut self, generation: GenerationId, of: GenerationId) {
+        self.node.told.clear();
         let result = match self.releases.get(&of) {
             Some(release) => release.is_there().map(|()| release.clone()),
             None => Err("it was not kept".to_owned()),
