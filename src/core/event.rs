@@ -87,7 +87,7 @@ pub enum Event {
         /// Which generation it was loaded for.
         generation: GenerationId,
         /// The new policy, or why the configuration cannot be used.
-        result: Result<Policy, String>,
+        result: Result<Box<Policy>, String>,
     },
     /// The answer to [`super::Action::Recall`].
     Recalled {

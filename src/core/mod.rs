@@ -13,6 +13,7 @@ mod event;
 mod ids;
 mod lifecycle;
 mod liveness;
+mod plan;
 mod policy;
 mod reconcile;
 mod recycle;
@@ -34,6 +35,7 @@ pub use action::{Action, ClusterState, Done, Failure, Outcome, RolloutStep, Tran
 pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
 pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
+pub use plan::Plan;
 pub use policy::{Batch, OnFailure, Policy, Ready, Restart};
 pub use recycle::Recycle;
 pub use requests::MAX_WORKERS;

@@ -109,7 +109,11 @@ impl Supervisor {
         name
     }
 
-    pub(super) fn on_config(&mut self, generation: GenerationId, result: Result<Policy, String>) {
+    pub(super) fn on_config(
+        &mut self,
+        generation: GenerationId,
+        result: Result<Box<Policy>, String>,
+    ) {
         let loading = |r: &Rollout| r.stage == Stage::Loading && r.back.is_none();
         if !self.rolls_out(generation).is_some_and(loading) {
             self.drop_unknown(generation);
@@ -117,7 +121,7 @@ impl Supervisor {
         }
         match result {
             Err(error) => self.refuse_rollout(generation, error),
-            Ok(policy) => self.advance_into(generation, Generation::new(policy)),
+            Ok(policy) => self.advance_into(generation, Generation::new(*policy)),
         }
     }
 

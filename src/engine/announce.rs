@@ -29,12 +29,12 @@ impl Engine {
             }
         }
         if let Some(progress) = events::worker_progress(transition) {
-            self.tell_progress(&progress);
+            self.tell_waiting(&progress);
         }
     }
 
-    /// One step more, for those who wait for an answer.
-    pub(super) fn tell_progress(&mut self, progress: &str) {
+    /// One more step, for everybody who waits.
+    pub(super) fn tell_waiting(&mut self, progress: &str) {
         for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
             waiting.steps -= 1;
             let progress = progress.to_owned();

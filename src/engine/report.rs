@@ -112,6 +112,7 @@ pub fn outcome(done: &Done) -> api::Outcome {
         generation,
         back_to,
         workers,
+        changes: None,
     }
 }
 

@@ -108,7 +108,7 @@ fn bad_releases_change_nothing(b: &TestBox) {
 
 /// Its workers die some seconds after the reload has succeeded.
 fn a_release_that_crashes_later_is_left(b: &TestBox) {
-    let later = "#!/bin/sh\n(sleep 4; kill -SEGV $$) &\nexec app-cluster hello\n";
+    let later = "#!/bin/sh\n(sleep 4; kill -ABRT $$) &\nexec app-cluster hello\n";
     b.write("/srv/app/later", later);
     b.sh("chmod 755 /srv/app/later").ok();
     start(b, &hello(3));
@@ -132,7 +132,7 @@ fn a_release_that_crashes_later_is_left(b: &TestBox) {
         text,
         &[
             "crashes too often, going back to generation 1",
-            "was killed by SIGSEGV",
+            "was killed by SIGABRT",
         ],
     );
     b.write(CONFIG, &hello(3));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The configuration that `start` writes: what was asked for, and the keys one looks for next.
 
-use crate::config::{Listen, Workers};
+use crate::config::{Listen, SCHEMA_FILE, Workers};
 use std::fmt::Write;
 
 /// What a new configuration says.
@@ -28,7 +28,8 @@ impl NewApp {
             _ => format!("app-cluster@{name}"),
         };
         let mut text = format!(
-            "# The app \"{name}\", made by \"app-cluster start\"; app-cluster.toml(5) has every key.\n\
+            "#:schema file://{SCHEMA_FILE}\n\
+             # The app \"{name}\", made by \"app-cluster start\"; app-cluster.toml(5) has every key.\n\
              # After a change:  app-cluster check {name}  &&  sudo systemctl reload {unit}\n\n"
         );
         let mut line = |line: String| {

@@ -55,7 +55,7 @@ pub(super) enum Step {
     Request(Request),
     /// The n-th living worker is killed from outside.
     Crash(usize),
-    NextConfig(Policy, Script),
+    NextConfig(Box<(Policy, Script)>),
     BadConfig,
     /// From now on nothing (`true`) or everything can be brought back.
     Gone(bool),
@@ -124,7 +124,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..4_000u64).prop_map(Step::Run),
         4 => requests().prop_map(Step::Request),
         2 => (0..12usize).prop_map(Step::Crash),
-        2 => (policies(), scripts()).prop_map(|(p, s)| Step::NextConfig(p, s)),
+        2 => (policies(), scripts()).prop_map(|both| Step::NextConfig(Box::new(both))),
         1 => Just(Step::BadConfig),
         1 => any::<bool>().prop_map(Step::Gone),
         2 => strays().prop_map(Step::Stray),
@@ -147,8 +147,8 @@ pub(super) fn play(sim: &mut Sim, steps: &[Step]) -> u64 {
                     sim.crash(id, Exit::Signal(9));
                 }
             }
-            Step::NextConfig(policy, script) => {
-                sim.configs = VecDeque::from([Ok((policy.clone(), script.clone()))]);
+            Step::NextConfig(both) => {
+                sim.configs = VecDeque::from([Ok(both.as_ref().clone())]);
             }
             Step::BadConfig => sim.configs = VecDeque::from([Err("typo".to_owned())]),
             Step::Gone(gone) => sim.gone = *gone,
@@ -220,7 +220,7 @@ proptest! {
                 Just(Step::Request(Request::Rollback)),
                 (0..6u32).prop_map(|n| Step::Request(Request::Replace(SlotId(n)))),
                 Just(Step::BadConfig),
-                (policies(), scripts()).prop_map(|(p, s)| Step::NextConfig(p, s)),
+                (policies(), scripts()).prop_map(|both| Step::NextConfig(Box::new(both))),
             ],
             1..30,
         ),
@@ -238,13 +238,14 @@ proptest! {
         let steps: Vec<Step> = steps
             .into_iter()
             .map(|step| match step {
-                Step::NextConfig(mut p, mut s) => {
+                Step::NextConfig(both) => {
+                    let (mut p, mut s) = *both;
                     p.workers = least;
                     s.exits = s.exits.filter(|(at, _)| {
                         s.ready.is_none_or(|ready| *at < ready + p.canary_time)
                     });
                     p.min_ready_time = p.canary_time;
-                    Step::NextConfig(p, s)
+                    Step::NextConfig(Box::new((p, s)))
                 }
                 other => other,
             })

@@ -6,6 +6,7 @@ mod capacity;
 mod invariants;
 mod lifecycle;
 mod node;
+mod plan;
 mod recycle;
 mod rollback;
 mod rollout;
@@ -250,7 +251,7 @@ impl Sim {
         let result = match config.expect("a configuration") {
             Ok((policy, script)) => {
                 self.scripts.insert(generation, script);
-                Ok(policy)
+                Ok(Box::new(policy))
             }
             Err(error) => Err(error),
         };

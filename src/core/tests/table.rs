@@ -119,7 +119,7 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
         ],
         Event::Exited { .. } => [], // by exits
         Event::ConfigLoaded { .. } => [
-            "configuration loaded" => loaded(Ok(rules(2))),
+            "configuration loaded" => loaded(Ok(Box::new(rules(2)))),
             "configuration refused" => loaded(Err(error())),
         ],
         Event::Recalled { .. } => [
