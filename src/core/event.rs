@@ -10,7 +10,6 @@ use std::time::Duration;
 /// Something that happened. An event about a worker, slot or generation that
 /// does not exist (any more) is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "few are ever held at a time")]
 pub enum Event {
     /// The supervisor begins: spawn the first workers.
     Begin,

@@ -117,9 +117,11 @@ impl Rehearsal<'_> {
     }
 
     fn load(&mut self, generation: GenerationId) {
-        let result = Ok(Box::new(self.policy.clone()));
-        self.events
-            .push_back(Event::ConfigLoaded { generation, result });
+        let result = Ok(self.policy.clone());
+        self.events.push_back(Event::ConfigLoaded {
+            generation,
+            result: result.map(Box::new),
+        });
     }
 
     fn recall(&mut self, generation: GenerationId) {
