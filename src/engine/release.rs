@@ -7,6 +7,7 @@ use crate::config::{
     Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
 };
 use crate::core::{Done, Event, GenerationId, Policy, Ready, SlotId, Worker};
+use std::path::Path;
 use std::time::Duration;
 
 /// A worker of an app that listens nowhere counts as ready after this time.
@@ -74,6 +75,12 @@ impl Release {
             None => Ok(()),
             Some(gone) => Err(gone),
         }
+    }
+
+    /// A file of its code that is not what it was.
+    fn changed(&self) -> Option<&Path> {
+        let all = [&self.launch.pins, &self.launch.companion_pins];
+        all.into_iter().find_map(Pins::changed)
     }
 
     /// Its rules; `batch`: the app has no listener.
@@ -152,10 +159,21 @@ impl Engine {
     /// [`crate::core::Action::Recall`]: what was kept of `of`, if its directory and its
     /// programs are where they were.
     pub(super) fn recall(&mut self, generation: GenerationId, of: GenerationId) {
+        self.node.told.clear();
         let result = match self.releases.get(&of) {
             Some(release) => release.is_there().map(|()| release.clone()),
             None => Err("it was not kept".to_owned()),
         };
+        if let Ok(release) = &result
+            && let Some(path) = release.changed()
+        {
+            let text = format!(
+                "{} was changed since generation {of} was loaded: what is there now is run",
+                path.display()
+            );
+            self.warn(&*text);
+            self.tell_waiting(&text);
+        }
         let result = result.map(|release| self.keep_release(generation, release));
         self.pending
             .push_back(Event::Recalled { generation, result });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::app::{events, field};
 use crate::harness::{Test, TestBox, test};
 use crate::service::{
     CONFIG, LONG, SERVICE, SOCKET, all_run_generation, ask, hello, load, long, pids,
@@ -13,6 +14,7 @@ use crate::service::{
 
 pub const TESTS: &[Test] = &[
     test!(bad_releases_change_nothing),
+    test!(a_release_that_crashes_later_is_left),
     test!(first_start_of_a_release_that_exits),
     test!(first_start_of_a_release_that_never_listens),
     test!(first_start_with_a_typo),
@@ -102,6 +104,40 @@ fn bad_releases_change_nothing(b: &TestBox) {
     all_run_generation(b, generation as usize, SLOTS);
     let after = pids(b);
     assert!(before.iter().all(|pid| !after.contains(pid)));
+}
+
+/// Its workers die some seconds after the reload has succeeded.
+fn a_release_that_crashes_later_is_left(b: &TestBox) {
+    let later = "#!/bin/sh\n(sleep 4; kill -ABRT $$) &\nexec app-cluster hello\n";
+    b.write("/srv/app/later", later);
+    b.sh("chmod 755 /srv/app/later").ok();
+    start(b, &hello(3));
+    let keys = "workers = 3\ncrash_budget = 2\nbackoff_max = \"1s\"\n";
+    b.write(CONFIG, &format!("command = \"/srv/app/later\"\n{keys}"));
+    reload(b).ok();
+    let left = "generation 2 was left, and generation 1 is back: the worker of slot ";
+    b.wait_for("the release before", LONG, || {
+        let text = b.show(SERVICE, "StatusText");
+        text.starts_with("degraded: ") && text.contains(left)
+    });
+    assert_eq!(b.show(SERVICE, "ActiveState"), "active");
+    assert_eq!(b.show(SERVICE, "NRestarts"), "0");
+    all_run_generation(b, 3, 3);
+    assert_eq!(status(b)["rolled_back"]["to"], 1);
+    let told = events(b, "7a1f0c5b9d0e4b6c8f35d2b1a4c6e830");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(field(&told[0], "APPC_GENERATION"), "2");
+    let text = field(&told[0], "MESSAGE");
+    contains_all(
+        text,
+        &[
+            "crashes too often, going back to generation 1",
+            "was killed by SIGABRT",
+        ],
+    );
+    b.write(CONFIG, &hello(3));
+    reload(b).ok();
+    assert!(status(b)["degraded"].is_null());
 }
 
 fn first_start_of_a_release_that_exits(b: &TestBox) {

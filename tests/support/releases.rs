@@ -187,6 +187,16 @@ pub fn deployed_and_taken_back(language: &Language) {
         (&6.into(), &3.into())
     );
     check(&dev, "1", first, true);
+
+    // Code that was overwritten does not come back, which is said.
+    dev.cli(&["reload", "web"]).succeeded();
+    dev.write(&format!("releases/1/{}", language.file), language.text);
+    let said = dev.cli(&["rollback", "web"]).succeeded();
+    let note = format!(
+        "/releases/1/{} was changed since generation 6",
+        language.file
+    );
+    assert!(said.stderr.contains(&note), "{said:?}");
     finish(load);
     dev.stop();
 }

@@ -159,7 +159,8 @@ mod tests {
         app.autostart = true;
         app.balance = None;
         app.environment.clear();
-        insta::assert_snapshot!(app.render(), @r#"
+        insta::assert_snapshot!(app.render(), @r##"
+        #:schema file:///usr/share/app-cluster/app-cluster.toml.schema.json
         # The app "api", made by "app-cluster start"; app-cluster.toml(5) has every key.
         # After a change:  app-cluster check api  &&  sudo systemctl reload app-cluster@api
 
@@ -178,6 +179,6 @@ mod tests {
         #drain_timeout = "30s"
 
         #environment = { NODE_ENV = "production" }
-        "#);
+        "##);
     }
 }
