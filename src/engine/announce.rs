@@ -13,11 +13,6 @@ impl Engine {
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
-        if let Transition::Failed { blame, .. } = transition
-            && matches!(blame.cause, Cause::StartTimeout { .. })
-        {
-            self.tell_why_not_listening(blame.worker);
-        }
         if let Transition::Worker {
             to: WorkerState::Ready,
             ..
@@ -30,6 +25,11 @@ impl Engine {
         }
         if let Some(progress) = events::worker_progress(transition) {
             self.tell_waiting(&progress);
+        }
+        if let Transition::Failed { blame, .. } = transition
+            && matches!(blame.cause, Cause::StartTimeout { .. })
+        {
+            self.tell_why_not_listening(blame.worker);
         }
     }
 

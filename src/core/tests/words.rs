@@ -133,6 +133,7 @@ fn cause(cause: &Cause) -> &'static str {
         Cause::Hung { .. } => "hung",
         Cause::LeftAtOnce => "left at once",
         Cause::OverBudget { .. } => "over budget",
+        Cause::TooOften { .. } => "too often",
     }
 }
 
