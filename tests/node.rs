@@ -23,6 +23,8 @@ mod blocked;
 mod companion;
 #[path = "node/figures.rs"]
 mod figures;
+#[path = "node/health.rs"]
+mod health;
 #[path = "node/hostile.rs"]
 mod hostile;
 #[path = "node/isolation.rs"]
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         lossless::ROWS,
         companion::ROWS,
         figures::ROWS,
+        health::ROWS,
     ];
     let rows = suites.concat();
     let mut trials = Vec::new();

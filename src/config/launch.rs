@@ -2,7 +2,7 @@
 //! What a configuration means on this machine now: program, directory, environment.
 
 use super::diagnostic::{ConfigError, Diagnostic, Position, Severity};
-use super::{Config, Runner, access, envfile, file, keys};
+use super::{Config, Question, Runner, access, envfile, file, keys};
 use crate::core::Ready;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,7 @@ const OURS: &[&str] = &[
     "APP_CLUSTER_SLOT",
     "APP_CLUSTER_WORKERS",
     "APP_CLUSTER_GENERATION",
+    "APP_CLUSTER_STOPPING",
 ];
 
 /// Checks that a configuration may set the variable `name`.
@@ -78,6 +79,8 @@ pub struct Launch {
     pub directory: PathBuf,
     /// Absolute path of the command of `ready = { exec = [...] }`, if there is one.
     pub ready_program: Option<PathBuf>,
+    /// The same of `health = { exec = [...] }`.
+    pub health_program: Option<PathBuf>,
     /// The same of `companion`.
     pub companion_program: Option<PathBuf>,
     /// What is spoken to in Node's protocol; `None`: LISTEN_FDS and NOTIFY_SOCKET.
@@ -132,6 +135,10 @@ impl Launch {
             Ready::Exec(words) => look_up("ready", words),
             _ => None,
         };
+        let health_program = match config.health.as_ref().map(|health| &health.question) {
+            Some(Question::Exec(words)) => look_up("health", words),
+            _ => None,
+        };
         let companion_program = match &config.companion {
             Some(companion) => look_up("companion", &companion.command),
             None => None,
@@ -149,6 +156,7 @@ impl Launch {
                 arguments: config.command.clone(),
                 directory: config.directory.clone(),
                 ready_program,
+                health_program,
                 companion_program,
                 environment,
             }),

@@ -14,6 +14,7 @@ mod diagnostic;
 mod envfile;
 mod file;
 mod fragments;
+mod health;
 mod keys;
 mod launch;
 mod lines;
@@ -41,6 +42,7 @@ pub use cpus::Cpus;
 pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
 pub use file::current_directory;
 pub use fragments::drop_in_directory;
+pub use health::{HealthCheck, Question};
 pub use keys::{KEYS, Key, Status};
 pub use launch::{Launch, inherited_environment};
 pub use lines::Spread;
@@ -232,6 +234,13 @@ pub struct Config {
     pub blocked_timeout: Option<Duration>,
     /// How long before it is replaced; `None`: never. Default 30 s.
     pub hung_timeout: Option<Duration>,
+    /// See [`HealthCheck`]. Default none.
+    pub health: Option<HealthCheck>,
+    /// How often a worker owes `WATCHDOG=1`; `None`: never, unless it says so itself.
+    /// Default none.
+    pub watchdog: Option<Duration>,
+    /// How long the workers serve on when the app is to stop. Default 0.
+    pub pre_stop_delay: Duration,
     /// See [`NodeSettings`].
     pub node: NodeSettings,
     /// See [`Companion`]. Default none.
@@ -293,6 +302,9 @@ impl Config {
             stop_message: None,
             blocked_timeout: Some(Duration::from_secs(1)),
             hung_timeout: Some(Duration::from_secs(30)),
+            health: None,
+            watchdog: None,
+            pre_stop_delay: Duration::ZERO,
             node: NodeSettings::default(),
             companion: None,
             restart: Restart::Always,

@@ -3,7 +3,7 @@
 
 use super::toml_reader::{Problem, Read, Reader, Value};
 use super::values::{boolean, duration, expected, string};
-use super::{Balance, Config, Protocol, companion};
+use super::{Balance, Config, Protocol, Question, companion};
 use crate::core::Ready;
 use serde::{Deserialize, Serialize};
 use std::io::Read as _;
@@ -104,6 +104,11 @@ impl Config {
         }
     }
 
+    fn asks_http(&self) -> bool {
+        let question = self.health.as_ref().map(|health| &health.question);
+        matches!(question, Some(Question::Http(_)))
+    }
+
     /// What cannot be with this program: the key, why, and what to do.
     pub(super) fn misfit(&self, runner: Option<Runner>) -> Option<(&'static str, String, String)> {
         let steered = !matches!(self.balance, Balance::Auto | Balance::RoundRobin);
@@ -132,6 +137,13 @@ impl Config {
             None if self.stop_message.is_some() => {
                 ("stop_message", needs("a stop message"), say_so())
             }
+            None if self.asks_http() => (
+                "health",
+                needs("`http`, for which each worker is handed a connection of its own,"),
+                "ask by a command, health = { exec = [...] }, or let the workers give signs of \
+                 life, watchdog = \"10s\"; if it is a Node program, say protocol = \"node\""
+                    .to_owned(),
+            ),
             None if self.companion.is_some() => ("companion", needs("a companion"), say_so()),
             Some(Runner::Deno) if steered => (
                 "balance",

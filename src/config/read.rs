@@ -8,7 +8,7 @@ use super::values::{account, boolean, choice, duration, expected, integer, list,
 use super::words::toml_string;
 use super::{
     Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
-    Workers, envfile, launch, node, together, units, words,
+    Workers, envfile, health, launch, node, together, units, words,
 };
 use crate::core::{OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
@@ -45,6 +45,7 @@ pub(super) fn for_units(fragments: &[(String, String)]) -> Result<Config, Config
         });
         file.take("workers", &mut config.workers, workers);
         file.take("drain_timeout", &mut config.drain_timeout, duration);
+        file.take("pre_stop_delay", &mut config.pre_stop_delay, duration);
         file.take("protocol", &mut config.protocol, protocol);
         sockets(file, config);
         unit(file, config);
@@ -149,6 +150,11 @@ fn supervision(file: &mut Reader<'_>, config: &mut Config) {
     file.take("start_timeout", &mut config.start_timeout, duration);
     file.take("drain_timeout", &mut config.drain_timeout, duration);
     file.take("stop_signal", &mut config.stop_signal, stop_signal);
+    file.take("pre_stop_delay", &mut config.pre_stop_delay, duration);
+    file.take("health", &mut config.health, health::read);
+    file.take("watchdog", &mut config.watchdog, |v| {
+        Ok(Some(duration(v)?).filter(|d| !d.is_zero()))
+    });
     node::take(file, config);
     file.take("restart", &mut config.restart, |v| {
         let known = [
@@ -199,7 +205,7 @@ fn others(file: &mut Reader<'_>) {
         let hint = match keys::suggest(&name) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if value.is_table() => {
-                "there are no sections but `[environment]`, `[listen]`, `[node]` and `[companion]`"
+                "there are no sections but `[environment]`, `[listen]`, `[health]`, `[node]` and `[companion]`"
                     .to_owned()
             }
             None => "app-cluster.toml(5) lists the keys".to_owned(),

@@ -86,6 +86,9 @@ fn every_key() {
         min_ready_time = "500ms"
         max_draining = 4
         on_failure = "hold"
+        watchdog = "10s"
+        pre_stop_delay = "3s"
+        health = { exec = "./check", interval = "1s" }
         [environment]
         NODE_ENV = "production"
         [listen]
@@ -119,6 +122,10 @@ fn every_key() {
     });
     assert_eq!(policy.workers, 1);
     assert_eq!(policy.workers_source, "workers = \"-1\": 1 CPU (online)");
+    let seconds = Duration::from_secs;
+    assert_eq!(policy.watchdog, Some(seconds(10)));
+    assert_eq!(policy.pre_stop_delay, seconds(3));
+    assert_eq!(policy.health.map(|h| h.interval), Some(seconds(1)));
     assert_eq!(policy.ready, Ready::Delay(Duration::from_secs(1)));
     assert_eq!(policy.start_timeout, Duration::from_secs(90));
     assert_eq!(policy.canary_time, Duration::from_millis(2_500));
@@ -175,11 +182,11 @@ fn all_errors_of_a_file_are_shown() {
       | ^^^^^^
       = help: did you mean `workers`?
 
-    error: `health` is not yet supported
-     --> web.toml:3:1
+    error: expected a table, such as { http = "/health" } or { exec = ["./check"] }, found a string
+     --> web.toml:3:10
       |
     3 | health = "/health"
-      | ^^^^^^
+      |          ^^^^^^^^^
 
     error: `backoff_min` (1min) is longer than `backoff_max` (15s)
      --> web.toml:4:15
@@ -231,7 +238,7 @@ fn one_error_each() {
       |
     2 | [server]
       |  ^^^^^^
-      = help: there are no sections but `[environment]`, `[listen]`, `[node]` and `[companion]`
+      = help: there are no sections but `[environment]`, `[listen]`, `[health]`, `[node]` and `[companion]`
     "#);
 }
 

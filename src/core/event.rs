@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everything that can happen to the supervisor.
 
+use super::health::Verdict;
 use super::ids::{GenerationId, RequestId, SlotId, WorkerId};
 use super::policy::Policy;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,18 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// The answer to [`super::Action::Check`].
+    Checked {
+        /// Which.
+        worker: WorkerId,
+        /// What it was.
+        verdict: Verdict,
+    },
+    /// The answer to [`super::Action::Hear`]: all that it had said has been told.
+    Heard {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The worker's main process is no more. The last event about a worker.
     Exited {
         /// Which.
@@ -79,7 +92,7 @@ pub enum Event {
         /// Which generation it was loaded for.
         generation: GenerationId,
         /// The new policy, or why the configuration cannot be used.
-        result: Result<Policy, String>,
+        result: Result<Box<Policy>, String>,
     },
     /// Somebody wants something. `from` gets exactly one [`super::Action::Reply`];
     /// nobody waits for what a signal asked for.
@@ -106,6 +119,12 @@ pub enum Notification {
     Status(String),
     /// `EXTEND_TIMEOUT_USEC=…`
     ExtendTimeout(Duration),
+    /// `WATCHDOG=1`
+    Watchdog,
+    /// `WATCHDOG=trigger`
+    WatchdogTrigger,
+    /// `WATCHDOG_USEC=…`; none: it gives no more signs of life.
+    WatchdogInterval(Option<Duration>),
 }
 
 /// What an operator may want.

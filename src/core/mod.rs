@@ -9,6 +9,7 @@
 mod action;
 mod blame;
 mod event;
+mod health;
 mod ids;
 mod lifecycle;
 mod liveness;
@@ -22,6 +23,7 @@ mod status;
 mod stop;
 mod time;
 mod timer;
+mod watchdog;
 mod worker;
 
 #[cfg(test)]
@@ -30,6 +32,7 @@ mod tests;
 pub use action::{Action, ClusterState, Done, Failure, Outcome, RolloutStep, Transition};
 pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
+pub use health::{Checkup, Health, Verdict};
 pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
 pub use policy::{OnFailure, Policy, Ready, Restart};
 pub use recycle::Recycle;
@@ -126,6 +129,8 @@ impl Supervisor {
             Event::Alive { worker } => self.on_alive(worker),
             Event::Blocked { worker, since } => self.on_blocked(worker, since),
             Event::Answered { worker } => self.on_answered(worker),
+            Event::Checked { worker, verdict } => self.on_checked(worker, verdict),
+            Event::Heard { worker } => self.on_heard(worker),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
             Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
             Event::Requested { from, what } => self.on_request(from, what),
@@ -147,9 +152,11 @@ impl Supervisor {
                 Timer::Settle(worker) => self.actions.push(Action::Ask { worker }),
                 Timer::Signal(worker) => self.send_stop_signal(worker),
                 Timer::Hung(worker) => self.on_hung(worker),
+                Timer::Health(worker) => self.on_check_due(worker),
+                Timer::Watchdog(worker) => self.on_watchdog_due(worker),
                 Timer::Kill(worker) => self.kill_worker(worker),
                 Timer::Recover(worker) => self.on_recovered(worker),
-                Timer::Backoff(_) | Timer::Exit => {} // reconcile sees that it is over
+                Timer::Backoff(_) | Timer::Leave | Timer::Exit => {} // reconcile sees that it is over
             }
         }
     }

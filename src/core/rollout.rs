@@ -84,7 +84,11 @@ impl Supervisor {
         self.actions.push(Action::LoadConfig { generation: to });
     }
 
-    pub(super) fn on_config(&mut self, generation: GenerationId, result: Result<Policy, String>) {
+    pub(super) fn on_config(
+        &mut self,
+        generation: GenerationId,
+        result: Result<Box<Policy>, String>,
+    ) {
         let loading = |r: &Rollout| r.to == generation && r.stage == Stage::Loading;
         if !self.rollout.as_ref().is_some_and(loading) {
             if !self.generations.contains_key(&generation) {
@@ -95,7 +99,7 @@ impl Supervisor {
         match result {
             Err(error) => self.refuse_rollout(generation, error),
             Ok(policy) => {
-                let crashes = Vec::new();
+                let (policy, crashes) = (*policy, Vec::new());
                 self.generations
                     .insert(generation, Generation { policy, crashes });
                 let (from, slots) = (self.generation, self.rollout_span(generation));

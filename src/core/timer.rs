@@ -21,12 +21,18 @@ pub enum Timer {
     Signal(WorkerId),
     /// The worker has not answered for too long.
     Hung(WorkerId),
+    /// Time to ask the worker how it is.
+    Health(WorkerId),
+    /// The worker owes a sign of life.
+    Watchdog(WorkerId),
     /// The worker was asked to finish and has had its time: SIGKILL.
     Kill(WorkerId),
     /// The worker has been ready so long that its slot counts as recovered.
     Recover(WorkerId),
     /// The slot's back-off ends.
     Backoff(SlotId),
+    /// The app stops, and its workers have served on for long enough.
+    Leave,
     /// The first start failed; the supervisor ends now.
     Exit,
 }
@@ -39,9 +45,11 @@ impl Timer {
             | Timer::Settle(w)
             | Timer::Signal(w)
             | Timer::Hung(w)
+            | Timer::Health(w)
+            | Timer::Watchdog(w)
             | Timer::Kill(w)
             | Timer::Recover(w) => Some(w),
-            Timer::Backoff(_) | Timer::Exit => None,
+            Timer::Backoff(_) | Timer::Leave | Timer::Exit => None,
         }
     }
 }
@@ -79,9 +87,11 @@ impl Timers {
         self.armed.iter().map(|(_, at)| *at).min()
     }
 
-    /// The latest deadline.
+    /// The latest deadline of those that end: not of what is done again and again.
     pub fn last(&self) -> Option<Time> {
-        self.armed.iter().map(|(_, at)| *at).max()
+        let ends = |t: &Timer| !matches!(t, Timer::Health(_) | Timer::Watchdog(_));
+        let ending = self.armed.iter().filter(|(t, _)| ends(t));
+        ending.map(|(_, at)| *at).max()
     }
 
     /// Takes out one timer that is due at `now`: the earliest, and of equal ones the smallest.

@@ -46,7 +46,7 @@ impl Engine {
     pub(super) fn load_config(&mut self, generation: GenerationId) {
         // A new configuration may be told the same again.
         self.node.told.clear();
-        let result = self.try_load(generation);
+        let result = self.try_load(generation).map(Box::new);
         self.pending
             .push_back(Event::ConfigLoaded { generation, result });
     }

@@ -14,26 +14,66 @@ fn scripts() -> impl Strategy<Value = Script> {
     let ready = prop_oneof![5 => (0..3_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let drains = prop_oneof![4 => (0..5_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let unspawnable = prop::bool::weighted(0.1);
-    (ready, exits, drains, unspawnable).prop_map(|(ready, exits, drains, unspawnable)| Script {
-        ready,
-        exits,
-        drains,
-        unspawnable,
-    })
+    let pings = prop::option::of((100..2_000u64).prop_map(ms));
+    let health = prop::collection::vec((0..6_000u64, verdicts()), 0..4).prop_map(|mut all| {
+        all.sort_by_key(|(at, _)| *at);
+        all.into_iter()
+            .map(|(at, verdict)| (ms(at), verdict))
+            .collect()
+    });
+    let all = (ready, exits, drains, unspawnable, health, pings);
+    all.prop_map(
+        |(ready, exits, drains, unspawnable, health, pings)| Script {
+            ready,
+            exits,
+            drains,
+            unspawnable,
+            health,
+            pings,
+        },
+    )
+}
+
+fn verdicts() -> impl Strategy<Value = Verdict> {
+    let text = || "answered".to_owned();
+    prop_oneof![
+        3 => Just(Verdict::Healthy),
+        1 => Just(Verdict::NotReady(text())),
+        1 => Just(Verdict::Bad(text())),
+        1 => Just(Verdict::Unknown(text())),
+    ]
+}
+
+fn healths() -> impl Strategy<Value = Option<Health>> {
+    prop::option::of(
+        (100..2_000u64, 1..4u32).prop_map(|(interval, failures)| Health {
+            interval: ms(interval),
+            timeout: ms(500),
+            failures,
+        }),
+    )
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
     let draining = prop::option::of(1..3u32);
     let failure = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Hold)];
     let numbers = (1..6u32, 1..4u32, 0..12u32, any::<bool>());
-    (numbers, draining, failure).prop_map(|((workers, batch, n, drains), most, fail)| Policy {
-        drains,
-        batch,
-        max_draining: most,
-        on_failure: fail,
-        crash_budget: n,
-        ..policy(workers)
-    })
+    let watchdog = prop::option::of((50..3_000u64).prop_map(ms));
+    let delay = prop_oneof![Just(ms(0)), (1..5_000u64).prop_map(ms)];
+    let all = (numbers, draining, failure, healths(), watchdog, delay);
+    all.prop_map(
+        |((workers, batch, n, drains), most, fail, health, watchdog, delay)| Policy {
+            health,
+            watchdog,
+            pre_stop_delay: delay,
+            drains,
+            batch,
+            max_draining: most,
+            on_failure: fail,
+            crash_budget: n,
+            ..policy(workers)
+        },
+    )
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +110,9 @@ fn strays() -> impl Strategy<Value = Event> {
         Just(Notification::SaidReady),
         Just(Notification::Stopping),
         Just(Notification::Status("x".repeat(1_000))),
+        Just(Notification::Watchdog),
+        Just(Notification::WatchdogTrigger),
+        prop::option::of(10..9_000u64).prop_map(|n| Notification::WatchdogInterval(n.map(ms))),
         any::<u64>().prop_map(|n| Notification::ExtendTimeout(Duration::from_micros(n))),
     ];
     prop_oneof![
@@ -80,6 +123,9 @@ fn strays() -> impl Strategy<Value = Event> {
             since: ms(since)
         }),
         worker.clone().prop_map(|worker| Event::Answered { worker }),
+        (worker.clone(), verdicts())
+            .prop_map(|(worker, verdict)| Event::Checked { worker, verdict }),
+        worker.clone().prop_map(|worker| Event::Heard { worker }),
         worker.clone().prop_map(|worker| Event::Alive { worker }),
         (worker.clone(), 0..900u64).prop_map(|(worker, grace)| Event::Drained {
             worker,

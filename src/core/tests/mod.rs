@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The simulation: the core, scripted workers and a clock that jumps.
 
+mod health;
 mod invariants;
 mod lifecycle;
 mod node;
@@ -28,6 +29,9 @@ pub(super) fn policy(workers: u32) -> Policy {
         stop_signal: 15,
         drains: false,
         hung_timeout: Some(ms(30_000)),
+        health: None,
+        watchdog: None,
+        pre_stop_delay: ms(0),
         restart: Restart::Always,
         stop_exit_codes: Vec::new(),
         backoff_min: ms(100),
@@ -49,6 +53,10 @@ pub(super) struct Script {
     pub exits: Option<(Duration, Exit)>,
     pub drains: Option<Duration>,
     pub unspawnable: bool,
+    /// What it answers when it is asked how it is, from these times on; at first: well.
+    pub health: Vec<(Duration, Verdict)>,
+    /// How often it gives a sign of life.
+    pub pings: Option<Duration>,
 }
 
 impl Default for Script {
@@ -58,6 +66,8 @@ impl Default for Script {
             exits: None,
             drains: Some(ms(50)),
             unspawnable: false,
+            health: Vec::new(),
+            pings: None,
         }
     }
 }
@@ -164,6 +174,8 @@ impl Sim {
                     ready: false,
                 },
             ),
+            Action::Check { worker } => self.check(worker),
+            Action::Hear { worker } => self.schedule(ms(0), Event::Heard { worker }),
             Action::LoadConfig { generation } => self.load(generation),
             Action::SayReady => self.said_ready = Some(self.now),
             Action::Announce(transition) => {
@@ -197,6 +209,13 @@ impl Sim {
             let what = Notification::Ready;
             self.schedule(after, Event::Notified { worker, what });
         }
+        if let Some(every) = script.pings {
+            let pings = (1..1_000u32).map(|n| every * n);
+            for after in pings.take_while(|after| *after < ms(30_000)) {
+                let what = Notification::Watchdog;
+                self.schedule(after, Event::Notified { worker, what });
+            }
+        }
         if let Some((after, exit)) = script.exits {
             self.schedule(after, Event::Exited { worker, exit });
         }
@@ -213,6 +232,19 @@ impl Sim {
         }
     }
 
+    fn check(&mut self, worker: WorkerId) {
+        let Some(known) = self.core.worker(worker) else {
+            return;
+        };
+        let (age, script) = (
+            self.now.since(known.spawned),
+            &self.scripts[&known.generation],
+        );
+        let said = script.health.iter().rfind(|(from, _)| *from <= age);
+        let verdict = said.map_or(Verdict::Healthy, |(_, verdict)| verdict.clone());
+        self.schedule(ms(1), Event::Checked { worker, verdict });
+    }
+
     fn load(&mut self, generation: GenerationId) {
         let config = match self.configs.len() {
             0 | 1 => self.configs.front().cloned(),
@@ -221,7 +253,7 @@ impl Sim {
         let result = match config.expect("a configuration") {
             Ok((policy, script)) => {
                 self.scripts.insert(generation, script);
-                Ok(policy)
+                Ok(Box::new(policy))
             }
             Err(error) => Err(error),
         };

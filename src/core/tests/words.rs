@@ -61,6 +61,8 @@ impl Names {
             Action::Ask { worker } => format!("ask whether {} answers", self.worker(*worker)),
             Action::Drain { worker, .. } => format!("ask {} to drain", self.worker(*worker)),
             Action::Kill { worker } => format!("kill the tree of {}", self.worker(*worker)),
+            Action::Check { worker } => format!("ask how {} is", self.worker(*worker)),
+            Action::Hear { worker } => format!("hear what {} has said", self.worker(*worker)),
             Action::Probe { .. } => "look whether it accepts".to_owned(),
             Action::Release { worker } => format!("release {}", self.worker(*worker)),
             Action::LoadConfig { .. } => "read the configuration".to_owned(),
@@ -93,6 +95,12 @@ impl Names {
             }
             Transition::Blocked { worker, .. } => format!("{} is blocked", self.worker(*worker)),
             Transition::Answered { worker, .. } => format!("{} answers", self.worker(*worker)),
+            Transition::Unready { worker, .. } => {
+                format!("{} is out of the balance", self.worker(*worker))
+            }
+            Transition::ReadyAgain { worker, .. } => {
+                format!("{} is back in the balance", self.worker(*worker))
+            }
             Transition::Recycled { worker, .. } => format!("{} is recycled", self.worker(*worker)),
             Transition::Backoff { slot, .. } => format!("back off {}", self.slot(*slot)),
             Transition::Recovered { slot } => format!("{} is well again", self.slot(*slot)),
@@ -123,6 +131,7 @@ fn cause(cause: &Cause) -> &'static str {
         Cause::StartTimeout { .. } => "start timeout",
         Cause::Crashed { .. } => "crashed",
         Cause::Hung { .. } => "hung",
+        Cause::Unhealthy(_) => "not healthy",
         Cause::LeftAtOnce => "left at once",
         Cause::OverBudget { .. } => "over budget",
     }
