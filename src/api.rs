@@ -34,6 +34,9 @@ pub struct Status {
     pub workers: WorkersStatus,
     /// What is listened on.
     pub listeners: Vec<ListenerStatus>,
+    /// When workers are replaced while they run.
+    #[serde(default)]
+    pub limits: Limits,
     /// The worker positions, in order.
     pub slots: Vec<SlotStatus>,
     /// The rollout under way.
@@ -55,6 +58,15 @@ pub struct WorkersStatus {
     pub ready: u32,
     /// Where the desired number comes from.
     pub source: String,
+}
+
+/// When a worker that runs is replaced, its replacement first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// When it uses more bytes of memory than this.
+    pub max_memory: Option<u64>,
+    /// When it has been ready for so many seconds, or up to a tenth less.
+    pub max_lifetime: Option<u64>,
 }
 
 /// One listening address.
@@ -94,10 +106,15 @@ pub struct SlotStatus {
     pub since: Option<String>,
     /// CPU time used by the worker's processes, in seconds.
     pub cpu: Option<f64>,
-    /// Memory resident in the worker's processes, in bytes.
+    /// Bytes that only go with its processes: anonymous and shared memory, also swapped out.
     pub memory: Option<u64>,
+    /// The CPUs that the worker is pinned to (`0-3,8`); none if it may use all of the app's.
+    pub cpus: Option<String>,
     /// Workers started here in place of one that had failed.
     pub restarts: u64,
+    /// Workers that were replaced here while they ran: too large, too old or not well.
+    #[serde(default)]
+    pub recycled: u64,
     /// How the last worker ended.
     pub last_exit: Option<String>,
     /// What the worker last said of itself.

@@ -6,7 +6,9 @@
 //! (session, cgroup, directory, LISTEN_PID) and then becomes the worker. The
 //! environment it is started with is the worker's.
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::SigSet;
+use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
@@ -30,6 +32,8 @@ pub struct Plan {
     /// Whether signs of life are expected, so that WATCHDOG_PID must be set
     /// (sd_watchdog_enabled(3)).
     pub watchdog: bool,
+    /// The one CPU to run on.
+    pub cpu: Option<usize>,
     /// The descriptors that are passed besides the standard ones.
     pub keep: Vec<i32>,
     /// The program's absolute path.
@@ -49,6 +53,7 @@ impl Plan {
             [(self.listen, "listen,"), (self.watchdog, "watchdog,")]
                 .map(|(wanted, word)| if wanted { word } else { "" })
                 .concat(),
+            self.cpu.map(|cpu| cpu.to_string()).unwrap_or_default(),
             self.keep.iter().map(|n| format!("{n},")).collect(),
             self.program.clone(),
         ];
@@ -60,7 +65,8 @@ impl Plan {
 /// Becomes the worker; `arguments` are those after the verb. Returns never.
 pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let mut next = || arguments.next().unwrap_or_default();
-    let (cgroup, directory, own_pid, keep) = (next(), next(), next(), next());
+    let (cgroup, directory, own_pid) = (next(), next(), next());
+    let (cpu, keep) = (next(), next());
     let (program, name) = (next(), next());
     if program.is_empty() || name.is_empty() {
         eprintln!("app-cluster: {VERB} is what the supervisor uses to start a worker");
@@ -73,6 +79,12 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         && let Err(error) = std::fs::write(&cgroup, "0")
     {
         eprintln!("app-cluster: cannot enter {}: {error}", cgroup.display());
+    }
+    if let Some(cpu) = cpu.to_str().and_then(|text| text.parse().ok())
+        && let Err(error) = pin(cpu)
+    {
+        // Perhaps it is gone since. Better anywhere than not at all.
+        eprintln!("app-cluster: cannot run on CPU {cpu} alone: {error}");
     }
     if let Err(error) = std::env::set_current_dir(&directory) {
         eprintln!(
@@ -96,6 +108,13 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let error = command.exec();
     eprintln!("app-cluster: cannot execute {}: {error}", program.display());
     exit(EXIT_EXEC);
+}
+
+/// Runs on this CPU from now on, as will all threads and children (sched_setaffinity(2)).
+fn pin(cpu: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
 }
 
 /// Closes what is neither standard nor a passed socket: descriptors that our parent

@@ -212,7 +212,7 @@ fn check() {
     write(
         "bad.toml",
         "command = \"./nowhere --x\"\nwrokers = 4\nstart_timeout = \"30 parsecs\"\n\
-         max_memory = \"1G\"\n[environment]\nLISTEN_FDS = \"3\"\n",
+         max_memory = 512\nmetrics = true\n[environment]\nLISTEN_FDS = \"3\"\n",
     );
     write("missing.toml", "workers = 2\n");
     write("broken.toml", "command = [\"sleep\n");

@@ -8,6 +8,8 @@ mod load;
 
 #[path = "foreground/balance.rs"]
 mod balance;
+#[path = "foreground/cpus.rs"]
+mod cpus;
 #[path = "foreground/environment.rs"]
 mod environment;
 #[path = "foreground/failures.rs"]
@@ -16,6 +18,10 @@ mod failures;
 mod messages;
 #[path = "foreground/readiness.rs"]
 mod readiness;
+#[path = "foreground/recycle.rs"]
+mod recycle;
+#[path = "support/recycling.rs"]
+mod recycling;
 #[path = "foreground/serving.rs"]
 mod serving;
 #[path = "foreground/signals.rs"]

@@ -39,6 +39,10 @@ mod lossless;
 mod messages;
 #[path = "node/others.rs"]
 mod others;
+#[path = "node/recycle.rs"]
+mod recycle;
+#[path = "support/recycling.rs"]
+mod recycling;
 #[path = "node/robin.rs"]
 mod robin;
 #[path = "node/second.rs"]
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         lines::ROWS,
         second::ROWS,
         lossless::ROWS,
+        recycle::ROWS,
         companion::ROWS,
         figures::ROWS,
         health::ROWS,

@@ -5,9 +5,10 @@ use super::{
     CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, inside,
 };
 use crate::config::{
-    Config, Diagnostic, Severity, Spread, check, inherited_environment, valid_name,
+    Config, Cpus, Diagnostic, Severity, Spread, check, inherited_environment, valid_name,
 };
 use nix::unistd::{Group, User, geteuid};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -17,9 +18,15 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
         false => config_file(&checked(what.to_owned())?),
     };
     let mut notes = Vec::new();
+    let mut workers = None;
     let found: Vec<Diagnostic> = match Config::load(&path) {
-        Ok(config) if as_is => check(&config, inherited_environment()),
-        Ok(config) => all(&path, &config, &mut notes),
+        Ok(config) => {
+            workers = Some(Workers::of(&config));
+            match as_is {
+                true => check(&config, inherited_environment()),
+                false => all(&path, &config, &mut notes, &mut workers),
+            }
+        }
         Err(error) => error.diagnostics,
     };
     let errors = found.iter().filter(|d| d.is_error()).count();
@@ -27,7 +34,10 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
         let file = path.display().to_string();
         println!(
             "{}",
-            json!({ "file": file, "ok": errors == 0, "diagnostics": found, "notes": notes })
+            json!({
+                "file": file, "ok": errors == 0, "diagnostics": found, "notes": notes,
+                "workers": workers,
+            })
         );
     } else {
         for diagnostic in &found {
@@ -48,12 +58,43 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
             _ => format!(", {}", counted(warnings, "warning")),
         };
         println!("{}: ok{told}", path.display());
+        if let Some(Workers { count, source }) = workers.filter(|w| w.depends()) {
+            println!("{} ({source})", counted(count as usize, "worker"));
+        }
     }
     Ok(())
 }
 
+/// How many workers there will be, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workers {
+    count: u32,
+    source: String,
+}
+
+impl Workers {
+    /// As things look from here.
+    fn of(config: &Config) -> Workers {
+        let policy = config.policy(&Cpus::detect());
+        Workers {
+            count: policy.workers,
+            source: policy.workers_source,
+        }
+    }
+
+    /// Whether the machine has a say in it.
+    fn depends(&self) -> bool {
+        self.source.contains(": ")
+    }
+}
+
 /// What is wrong with the file, with its app and, where that can be found out, inside the unit.
-fn all(path: &Path, config: &Config, notes: &mut Vec<String>) -> Vec<Diagnostic> {
+fn all(
+    path: &Path,
+    config: &Config,
+    notes: &mut Vec<String>,
+    workers: &mut Option<Workers>,
+) -> Vec<Diagnostic> {
     let mut found = accounts(config);
     let unusable = !found.is_empty();
     found.extend(doubts(path, config));
@@ -79,7 +120,10 @@ fn all(path: &Path, config: &Config, notes: &mut Vec<String>) -> Vec<Diagnostic>
             );
         }
         () => match inside::look(&name, path, config) {
-            Ok(inside) => found.extend(inside),
+            Ok(inside) => {
+                found.extend(inside.diagnostics);
+                *workers = inside.workers;
+            }
             Err(why) => {
                 found.extend(own_view());
                 notes.push(format!("the unit's view could not be looked at: {why}"));
@@ -122,7 +166,7 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
         let warning = Severity::Warning;
         found.push(config.source.diagnostic(warning, key, text, Some(hint)));
     };
-    let workers = config.policy(&crate::config::Cpus::detect()).workers;
+    let workers = config.policy(&Cpus::detect()).workers;
     let lines = config.slots_with_address();
     if config.spread().has_lines() && workers > lines {
         let so = match config.spread() {

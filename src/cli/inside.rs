@@ -2,11 +2,12 @@
 //! The unit's view: `check` run as the unit's user and inside its sandbox, in a transient
 //! unit (systemd-run(1)) with what the unit would have after a `daemon-reload`.
 
+use super::check::Workers;
 use super::systemd::Systemd;
 use super::{Fail, units};
 use crate::config::{Config, Diagnostic};
 use crate::units::{kept, render};
-use serde_json::Value;
+use serde::Deserialize;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -30,16 +31,33 @@ const KEYS: &[&str] = &[
     "UnsetEnvironment",
     "DevicePolicy",
     "DeviceAllow",
+    // How many workers there will be.
+    "Slice",
+    "CPUAffinity",
+    "NUMAPolicy",
+    "NUMAMask",
+    "AllowedCPUs",
+    "CPUQuota",
+    "CPUQuotaPeriodSec",
 ];
 /// Beginnings and ends of the names of others.
 const BEGINNINGS: &[&str] = &["Protect", "Private", "Restrict", "SystemCall"];
 const ENDS: &[&str] = &["Paths"];
 
+/// What was seen from there.
+#[derive(Debug, Deserialize)]
+pub struct View {
+    /// What is wrong or doubtful.
+    pub diagnostics: Vec<Diagnostic>,
+    /// How many workers there will be.
+    pub workers: Option<Workers>,
+}
+
 /// What `check` of `file`, the configuration of the app `name`, finds inside the unit.
 ///
 /// # Errors
 /// One line for people: it could not be looked at that way.
-pub fn look(name: &str, file: &Path, config: &Config) -> Result<Vec<Diagnostic>, String> {
+pub fn look(name: &str, file: &Path, config: &Config) -> Result<View, String> {
     let fail = |fail: Fail| fail.message().to_owned();
     let (service, _) = units(name);
     let systemd = Systemd::connect("").map_err(fail)?;
@@ -64,8 +82,11 @@ pub fn look(name: &str, file: &Path, config: &Config) -> Result<Vec<Diagnostic>,
     texts.sort_by(|a, b| a.0.cmp(&b.0));
     let text = std::fs::read_to_string(&fragment).map_err(|e| format!("{fragment}: {e}"))?;
     texts.insert(0, (String::new(), text));
-    let settings = texts.iter().flat_map(|(_, text)| settings(text, name));
-    run(file, settings.collect())
+    // Where it is without saying so itself depends on its name.
+    let slice = systemd.slice(&service).map_err(fail)?;
+    let mut all = vec![format!("Slice={slice}")];
+    all.extend(texts.iter().flat_map(|(_, text)| settings(text, name)));
+    run(file, all)
 }
 
 fn base(path: &str) -> String {
@@ -103,7 +124,7 @@ fn expand(value: &str, name: &str) -> String {
     parts.join("%")
 }
 
-fn run(file: &Path, settings: Vec<String>) -> Result<Vec<Diagnostic>, String> {
+fn run(file: &Path, settings: Vec<String>) -> Result<View, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new("systemd-run");
     command.args(["--quiet", "--pipe", "--wait", "--collect"]);
@@ -121,12 +142,11 @@ fn run(file: &Path, settings: Vec<String>) -> Result<Vec<Diagnostic>, String> {
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("systemd-run: {error}"))?;
-    let answer: Value = serde_json::from_slice(&output.stdout).map_err(|_| {
+    serde_json::from_slice(&output.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().next().unwrap_or_default();
         format!("systemd-run, {}: {said}", output.status)
-    })?;
-    serde_json::from_value(answer["diagnostics"].clone()).map_err(|error| error.to_string())
+    })
 }
 
 #[cfg(test)]

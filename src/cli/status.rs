@@ -3,10 +3,12 @@
 
 use super::Fail;
 use super::client::Client;
-use crate::api::{Call, CompanionStatus, SlotStatus, Status};
+use crate::api::{Call, CompanionStatus, Limits, SlotStatus, Status};
+use crate::config::{show_duration, show_size};
 use crate::engine::Style;
 use serde::Deserialize;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// The reply to [`Call::GetStatus`].
 #[derive(Deserialize)]
@@ -89,6 +91,9 @@ fn render(status: &Status, colour: bool) -> String {
             workers.ready, workers.desired, workers.source
         ),
     );
+    if let Some(limits) = when_replaced(&status.limits) {
+        line("Replaced", &limits);
+    }
     for listener in &status.listeners {
         let mut waiting = match listener.backlog {
             Some(waiting) => format!(", {waiting} waiting"),
@@ -132,6 +137,16 @@ fn render(status: &Status, colour: bool) -> String {
     format!("{glyph} {}\n{text}\n{}", status.app, table(&status.slots))
 }
 
+/// When workers are replaced while they run.
+fn when_replaced(limits: &Limits) -> Option<String> {
+    let memory = limits.max_memory.map(show_size);
+    let memory = memory.map(|size| format!("with more than {size} of memory"));
+    let age = limits.max_lifetime.map(Duration::from_secs);
+    let age = age.map(|age| format!("at the age of {}", show_duration(age)));
+    let all: Vec<String> = memory.into_iter().chain(age).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
 /// The companion in one line.
 fn about(companion: &CompanionStatus) -> String {
     let mut text = companion.state.clone();
@@ -153,8 +168,9 @@ fn about(companion: &CompanionStatus) -> String {
     text
 }
 
-/// Place of the column that only Node workers have.
-const LAG: usize = 7;
+/// Place of the column of workers that are kept on a CPU, and of that of Node workers.
+const CPUS: usize = 7;
+const LAG: usize = 8;
 
 fn table(slots: &[SlotStatus]) -> String {
     let mut rows = vec![
@@ -166,6 +182,7 @@ fn table(slots: &[SlotStatus]) -> String {
             "SINCE",
             "CPU",
             "MEMORY",
+            "CPUS",
             "LAG",
             "RESTARTS",
             "LAST EXIT",
@@ -182,6 +199,7 @@ fn table(slots: &[SlotStatus]) -> String {
             slot.since.clone().unwrap_or_else(dash),
             slot.cpu.map_or_else(dash, |c| format!("{c:.1}s")),
             slot.memory.map_or_else(dash, mebibytes),
+            slot.cpus.clone().unwrap_or_else(dash),
             lag(slot).unwrap_or_else(dash),
             slot.restarts.to_string(),
             slot.last_exit.clone().unwrap_or_else(dash),
@@ -196,18 +214,25 @@ fn table(slots: &[SlotStatus]) -> String {
                 dash(),
                 dash(),
                 dash(),
+                dash(),
                 String::new(),
                 String::new(),
             ]);
         }
     }
     let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..10).map(width).collect();
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let is_node = slots.iter().any(|slot| slot.event_loop.is_some());
+    let is_pinned = slots.iter().any(|slot| slot.cpus.is_some());
+    let hidden = |column: usize| match column {
+        CPUS => !is_pinned,
+        LAG => !is_node,
+        _ => false,
+    };
     let mut text = String::new();
     for row in &rows {
         let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.filter(|(n, _)| is_node || *n != LAG);
+        let cells = cells.filter(|(n, _)| !hidden(*n));
         let cells = cells.map(|(_, cell)| cell);
         let cells: Vec<String> = cells.map(|(cell, w)| format!("{cell:<w$}")).collect();
         let _ = writeln!(text, "  {}", cells.join("  ").trim_end());
@@ -292,6 +317,28 @@ mod tests {
                 draining  187  7    2026-11-21T09:02:10Z  -     -
           1     backoff   -    -    -                     -     -       11        exited with status 1
         "#);
+    }
+
+    #[test]
+    fn of_workers_with_limits_and_a_cpu_each() {
+        let mut status = example();
+        let limits = json!({ "max_memory": 512 << 20, "max_lifetime": 86_400 });
+        status.limits = serde_json::from_value(limits).expect("limits");
+        status.slots[0].cpus = Some("3".to_owned());
+        let text = render(&status, false);
+        let shown: Vec<&str> = text
+            .lines()
+            .filter(|l| {
+                ["Replaced", "SLOT", "ready  "]
+                    .iter()
+                    .any(|p| l.contains(p))
+            })
+            .collect();
+        insta::assert_snapshot!(shown.join("\n"), @"
+         Replaced: with more than 512M of memory, at the age of 1d
+        SLOT  STATE     PID  GEN  SINCE                 CPU   MEMORY  CPUS  RESTARTS  LAST EXIT
+        0     ready     210  8    2026-11-21T09:02:11Z  1.2s  101.3M  3     2         was killed by SIGSEGV
+        ");
     }
 
     #[test]

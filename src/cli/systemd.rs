@@ -179,6 +179,11 @@ impl Systemd {
         Ok((fragment, self.property(unit, UNIT, "DropInPaths")?))
     }
 
+    /// The slice that a service is in, or would be.
+    pub fn slice(&self, service: &str) -> Result<String, Fail> {
+        self.property(service, "org.freedesktop.systemd1.Service", "Slice")
+    }
+
     /// What a service says of itself (`STATUS=` of sd_notify(3)); empty if nothing.
     pub fn status_text(&self, service: &str) -> Result<String, Fail> {
         let interface = "org.freedesktop.systemd1.Service";

@@ -33,15 +33,19 @@ impl Cpus {
         count.map_or(1, |count| count.max(1) as u32)
     }
 
+    /// The numbers of the CPUs that a process may run on (sched_getaffinity(2)), our own for
+    /// 0; none if that cannot be read.
+    pub fn of(pid: i32) -> Option<Vec<usize>> {
+        let set = sched_getaffinity(Pid::from_raw(pid)).ok()?;
+        let is_set = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
+        Some((0..CpuSet::count()).filter(is_set).collect())
+    }
+
     /// The CPUs that are online, in the affinity of this process
     /// (sched_getaffinity(2)), and within the CPU quota of its cgroup and those above
     /// it (`cpu.max`, or `cpu.cfs_quota_us` of version 1), rounded up.
     pub fn detect() -> Cpus {
-        let affinity = sched_getaffinity(Pid::from_raw(0)).ok().map(|set| {
-            (0..CpuSet::count())
-                .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
-                .collect()
-        });
+        let affinity = Cpus::of(0);
         Machine {
             online: PathBuf::from("/sys/devices/system/cpu/online"),
             own_cgroup: PathBuf::from("/proc/self/cgroup"),
@@ -153,7 +157,7 @@ fn whole(quota: u64, period: u64) -> Option<u32> {
 }
 
 /// A list such as `0-3,8` (cpuset(7), list format).
-fn cpu_list(text: &str) -> Option<Vec<usize>> {
+pub(super) fn cpu_list(text: &str) -> Option<Vec<usize>> {
     let mut cpus = Vec::new();
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -7,6 +7,8 @@
 //! warnings. Nothing in here has an effect on the machine.
 
 mod access;
+mod affinity;
+mod ageing;
 mod check;
 mod companion;
 mod cpus;
@@ -36,6 +38,7 @@ mod property_tests;
 #[cfg(test)]
 mod tests;
 
+pub use affinity::{CpuAffinity, list as cpu_list, order as cpu_order};
 pub use check::check;
 pub use companion::Companion;
 pub use cpus::Cpus;
@@ -49,7 +52,7 @@ pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
 pub use node::{NodeSettings, Runner};
 pub use slot_listen::SlotListen;
-pub use units::{duration, show as show_duration, signal, valid_account, valid_name};
+pub use units::{duration, show as show_duration, show_size, signal, valid_account, valid_name};
 pub use words::split as split_command;
 
 use crate::core::{OnFailure, Ready, Restart};
@@ -195,6 +198,8 @@ pub struct Config {
     /// What the main file alone says of them: how many sockets there are by default follows
     /// this, so that `scale`, which writes a drop-in, changes none.
     pub main_workers: Workers,
+    /// See [`CpuAffinity`]. Default `none`.
+    pub cpu_affinity: CpuAffinity,
     /// See [`Protocol`]. Default `auto`.
     pub protocol: Protocol,
     /// How many sockets a listener has, 1 to [`MAX_LINES`], see [`Config::lines`].
@@ -257,6 +262,10 @@ pub struct Config {
     pub crash_budget: u32,
     /// Time over which crashes are counted. Default 60 s.
     pub crash_window: Duration,
+    /// How many bytes a worker may use, at least 1 MiB. Default: any number.
+    pub max_memory: Option<u64>,
+    /// How long a worker may be ready, at least 1 s. Default: for ever.
+    pub max_lifetime: Option<Duration>,
     /// How long the first new worker of a reload must stay ready. Default 1 s.
     pub canary_time: Duration,
     /// Workers replaced at a time in a reload, 1 to [`MAX_WORKERS`]. Default 1.
@@ -284,6 +293,7 @@ impl Config {
             slot_listen: None,
             workers: Workers::Max,
             main_workers: Workers::Max,
+            cpu_affinity: CpuAffinity::None,
             protocol: Protocol::Auto,
             max_workers: None,
             balance: Balance::Auto,
@@ -313,6 +323,8 @@ impl Config {
             backoff_max: Duration::from_secs(15),
             crash_budget: 10,
             crash_window: Duration::from_secs(60),
+            max_memory: None,
+            max_lifetime: None,
             canary_time: Duration::from_secs(1),
             batch: 1,
             min_ready_time: Duration::ZERO,

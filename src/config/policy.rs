@@ -28,6 +28,8 @@ impl Config {
             health: self.health.as_ref().map(HealthCheck::policy),
             watchdog: self.watchdog,
             pre_stop_delay: self.pre_stop_delay,
+            max_memory: self.max_memory,
+            max_lifetime: self.max_lifetime,
             restart: self.restart,
             stop_exit_codes: self.stop_exit_codes.clone(),
             backoff_min: self.backoff_min,

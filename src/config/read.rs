@@ -8,7 +8,7 @@ use super::values::{account, boolean, choice, duration, expected, integer, list,
 use super::words::toml_string;
 use super::{
     Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
-    Workers, envfile, health, launch, node, together, units, words,
+    Workers, affinity, ageing, envfile, health, launch, node, together, units, words,
 };
 use crate::core::{OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
@@ -96,6 +96,7 @@ fn program(file: &mut Reader<'_>, config: &mut Config) {
         list(v, "[\"/etc/default/web\"]", environment_file)
     });
     file.take("workers", &mut config.workers, workers);
+    affinity::take(file, config);
     file.take("protocol", &mut config.protocol, protocol);
     file.take("ready", &mut config.ready, ready);
 }
@@ -173,6 +174,7 @@ fn supervision(file: &mut Reader<'_>, config: &mut Config) {
         integer(v, 0, 1_000_000)
     });
     file.take("crash_window", &mut config.crash_window, duration);
+    ageing::take(file, config);
 }
 
 /// How one generation follows another.

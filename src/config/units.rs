@@ -67,7 +67,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
                 "`{unit}` is no unit of time: use us, ms, s, min, h, d or w"
             ));
         };
-        total = nanoseconds(number, scale)
+        total = scaled(number, scale)
             .and_then(|n| total.checked_add(n))
             .ok_or_else(|| format!("`{text}` is no duration, such as \"30s\" or \"1min 30s\""))?;
         rest = tail.trim_start();
@@ -79,17 +79,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `number` (digits with at most one point) times `scale`, rounded down.
-fn nanoseconds(number: &str, scale: u64) -> Option<u128> {
+fn scaled(number: &str, scale: u64) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || (number.contains('.') && fraction.is_empty()) {
         return None;
     }
-    let mut sum = whole.parse::<u64>().ok()? as u128 * u128::from(scale);
-    let mut scale = u128::from(scale);
-    for digit in fraction.chars() {
-        scale /= 10;
-        sum += u128::from(digit.to_digit(10)?) * scale;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
     }
+    let scale = u128::from(scale);
+    // More digits than that change nothing.
+    let digits = &fraction[..fraction.len().min(18)];
+    let tens = 10_u128.pow(digits.len() as u32);
+    let part = digits.parse::<u128>().unwrap_or(0) * scale / tens;
+    let sum = u128::from(whole.parse::<u64>().ok()?) * scale + part;
     Some(sum)
 }
 
@@ -114,6 +117,57 @@ pub fn show(span: Duration) -> String {
         "0".to_owned()
     } else {
         parts.join(" ")
+    }
+}
+
+/// Bytes of each unit of systemd.resource-control(5), and of those that people write for them.
+const SIZES: &[(&str, u64)] = &[
+    ("", 1),
+    ("B", 1),
+    ("K", 1 << 10),
+    ("KB", 1 << 10),
+    ("KiB", 1 << 10),
+    ("M", 1 << 20),
+    ("MB", 1 << 20),
+    ("MiB", 1 << 20),
+    ("G", 1 << 30),
+    ("GB", 1 << 30),
+    ("GiB", 1 << 30),
+    ("T", 1 << 40),
+    ("TB", 1 << 40),
+    ("TiB", 1 << 40),
+];
+
+/// A size as systemd writes it, a number with a unit to the base of 1024 (`512M`, `1.5G`); a
+/// number alone is bytes. At most 2^60.
+///
+/// # Errors
+/// A sentence that says what is wrong with `text`.
+pub fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let unit = unit.trim_start();
+    let known = SIZES
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit));
+    let Some((_, scale)) = known else {
+        return Err(format!("`{unit}` is no unit of size: use K, M, G or T"));
+    };
+    let bytes = scaled(number, *scale).filter(|bytes| *bytes <= 1 << 60);
+    let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok());
+    bytes.ok_or_else(|| format!("`{text}` is no size, such as \"512M\" or \"1.5G\""))
+}
+
+/// `bytes` in the shortest exact form that [`size`] reads: `512M`, `1536K`.
+pub fn show_size(bytes: u64) -> String {
+    let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
+    let whole = units
+        .iter()
+        .find(|(_, bits)| bytes > 0 && bytes.is_multiple_of(1 << bits));
+    match whole {
+        Some((unit, bits)) => format!("{}{unit}", bytes >> bits),
+        None => bytes.to_string(),
     }
 }
 
@@ -243,6 +297,34 @@ mod tests {
             let span = Duration::from_millis(millis);
             assert_eq!(show(span), text);
             assert_eq!(duration(text), Ok(span));
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes, shown) in [
+            ("512M", 512 << 20, "512M"),
+            ("512 MiB", 512 << 20, "512M"),
+            ("1.5G", 1536 << 20, "1536M"),
+            ("2g", 2 << 30, "2G"),
+            ("1048577", (1 << 20) + 1, "1048577"),
+            ("0", 0, "0"),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(show_size(bytes), shown);
+            assert_eq!(size(shown), Ok(bytes));
+        }
+        for text in [
+            "",
+            "M",
+            "5 parsecs",
+            "-1M",
+            "1..5G",
+            "50%",
+            "9999999T",
+            "infinity",
+        ] {
+            assert!(size(text).is_err(), "{text}");
         }
     }
 

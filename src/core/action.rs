@@ -64,6 +64,11 @@ pub enum Action {
         /// Which.
         worker: WorkerId,
     },
+    /// Find out how much memory the worker uses. Answered by `Measured`, at once or later.
+    Measure {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The worker is gone: kill what is left of its tree, release what was held for it.
     Release {
         /// Which.
@@ -291,6 +296,23 @@ pub enum Transition {
         pid: Option<i32>,
         /// Why.
         why: Recycle,
+    },
+    /// A worker uses more memory than it may from the start: another would do so, too.
+    Oversized {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id.
+        pid: Option<i32>,
+        /// So much, in bytes.
+        used: u64,
+        /// It may use this, in bytes.
+        limit: u64,
+        /// It is replaced when it uses this, in bytes.
+        bound: u64,
     },
     /// A slot waits before its next attempt.
     Backoff {

@@ -80,6 +80,13 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// The answer to [`super::Action::Measure`].
+    Measured {
+        /// Which.
+        worker: WorkerId,
+        /// What only goes when its processes go, in bytes; `None`: it cannot be told.
+        memory: Option<u64>,
+    },
     /// The worker's main process is no more. The last event about a worker.
     Exited {
         /// Which.

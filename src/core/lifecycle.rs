@@ -33,6 +33,8 @@ impl Supervisor {
             leaving: false,
             failed: false,
             retire: false,
+            due: None,
+            used: None,
             last_look: false,
             probes: 0,
             blocked: None,
@@ -193,6 +195,7 @@ impl Supervisor {
         worker.ready_at = Some(now);
         let (slot, generation, hold) = (worker.slot, worker.generation, worker.hold);
         self.set_state(id, WorkerState::Ready);
+        self.begin_ageing(id);
         let mut crashes = 0;
         if let Some(slot) = self.slot_mut(slot) {
             slot.ever_ready = true;

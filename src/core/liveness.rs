@@ -6,7 +6,8 @@ use std::time::Duration;
 
 impl Supervisor {
     /// A worker has not answered for `since`. It is out of the balance from now on, and
-    /// replaced if it does not answer within `hung_timeout`.
+    /// replaced if it does not answer within `hung_timeout` (while it is on trial: within
+    /// `start_timeout` at most).
     pub(super) fn on_blocked(&mut self, id: WorkerId, since: Duration) {
         let began = Time(self.now.0.saturating_sub(since.as_micros() as u64));
         let Some(worker) = self.workers.get_mut(&id) else {
@@ -17,7 +18,11 @@ impl Supervisor {
         }
         worker.blocked = Some(began);
         let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
-        if let Some(limit) = self.policy(generation).hung_timeout {
+        let (settled, policy) = (worker.settled, self.policy(generation));
+        // One that is still on trial holds others up.
+        let trial = (!settled).then_some(policy.start_timeout);
+        let limit = policy.hung_timeout.into_iter().chain(trial).min();
+        if let Some(limit) = limit {
             self.timers.set(Timer::Hung(id), began + limit);
         }
         self.announce(Transition::Blocked {

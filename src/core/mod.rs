@@ -7,6 +7,7 @@
 //! everything else from outside, is an argument.
 
 mod action;
+mod ageing;
 mod blame;
 mod event;
 mod health;
@@ -131,6 +132,7 @@ impl Supervisor {
             Event::Answered { worker } => self.on_answered(worker),
             Event::Checked { worker, verdict } => self.on_checked(worker, verdict),
             Event::Heard { worker } => self.on_heard(worker),
+            Event::Measured { worker, memory } => self.on_measured(worker, memory),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
             Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
             Event::Requested { from, what } => self.on_request(from, what),
@@ -156,6 +158,8 @@ impl Supervisor {
                 Timer::Watchdog(worker) => self.on_watchdog_due(worker),
                 Timer::Kill(worker) => self.kill_worker(worker),
                 Timer::Recover(worker) => self.on_recovered(worker),
+                Timer::Measure(worker) => self.actions.push(Action::Measure { worker }),
+                Timer::Lifetime(worker) => self.on_lifetime(worker),
                 Timer::Backoff(_) | Timer::Leave | Timer::Exit => {} // reconcile sees that it is over
             }
         }

@@ -76,6 +76,10 @@ pub struct Policy {
     pub watchdog: Option<Duration>,
     /// When the app stops, its workers serve on for so long before they are asked to end.
     pub pre_stop_delay: Duration,
+    /// How many bytes a worker may use before it is replaced; `None`: any number.
+    pub max_memory: Option<u64>,
+    /// How long a worker may be ready before it is replaced; `None`: for ever.
+    pub max_lifetime: Option<Duration>,
     /// See [`Restart`].
     pub restart: Restart,
     /// Exit codes after which a worker is never restarted.

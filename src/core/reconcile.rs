@@ -30,6 +30,7 @@ impl Supervisor {
         self.fit_slots();
         self.note_proof();
         self.advance_rollout();
+        self.recycle_next();
         for slot in 0..self.slots.len() {
             self.step_slot(slot);
         }

@@ -25,7 +25,7 @@ pub enum Recycle {
     },
     /// It has lived as long as it may.
     Lifetime {
-        /// Since it was spawned.
+        /// Since it was ready.
         age: Duration,
     },
 }
@@ -82,6 +82,9 @@ impl Supervisor {
         }
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.retire = true;
+        }
+        if let Some(slot) = self.slot_mut(slot) {
+            slot.recycled += 1;
         }
         self.announce(Transition::Recycled {
             worker: id,

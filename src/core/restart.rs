@@ -126,7 +126,7 @@ impl Supervisor {
     }
 
     /// splitmix64 (public domain algorithm by Sebastiano Vigna): enough for jitter.
-    fn next_random(&mut self) -> u64 {
+    pub(super) fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

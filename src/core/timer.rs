@@ -29,6 +29,10 @@ pub enum Timer {
     Kill(WorkerId),
     /// The worker has been ready so long that its slot counts as recovered.
     Recover(WorkerId),
+    /// Time to look how much memory the worker uses.
+    Measure(WorkerId),
+    /// The worker has lived as long as it may.
+    Lifetime(WorkerId),
     /// The slot's back-off ends.
     Backoff(SlotId),
     /// The app stops, and its workers have served on for long enough.
@@ -48,9 +52,17 @@ impl Timer {
             | Timer::Health(w)
             | Timer::Watchdog(w)
             | Timer::Kill(w)
-            | Timer::Recover(w) => Some(w),
+            | Timer::Recover(w)
+            | Timer::Measure(w)
+            | Timer::Lifetime(w) => Some(w),
             Timer::Backoff(_) | Timer::Leave | Timer::Exit => None,
         }
+    }
+
+    /// Whether something under way waits for it.
+    fn is_awaited(self) -> bool {
+        let again = matches!(self, Timer::Health(_) | Timer::Watchdog(_));
+        !again && !matches!(self, Timer::Measure(_) | Timer::Lifetime(_))
     }
 }
 
@@ -87,11 +99,10 @@ impl Timers {
         self.armed.iter().map(|(_, at)| *at).min()
     }
 
-    /// The latest deadline of those that end: not of what is done again and again.
+    /// The latest deadline that something under way waits for.
     pub fn last(&self) -> Option<Time> {
-        let ends = |t: &Timer| !matches!(t, Timer::Health(_) | Timer::Watchdog(_));
-        let ending = self.armed.iter().filter(|(t, _)| ends(t));
-        ending.map(|(_, at)| *at).max()
+        let awaited = self.armed.iter().filter(|(timer, _)| timer.is_awaited());
+        awaited.map(|(_, at)| *at).max()
     }
 
     /// Takes out one timer that is due at `now`: the earliest, and of equal ones the smallest.

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is known of a worker and of a slot.
 
+use super::ageing::Used;
 use super::blame::Blame;
 use super::event::Exit;
 use super::health::Checkup;
 use super::ids::{GenerationId, SlotId, WorkerId};
 use super::policy::Policy;
+use super::recycle::Recycle;
 use super::time::Time;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -79,6 +81,10 @@ pub struct Worker {
     pub failed: bool,
     /// It is to be replaced by another worker of its generation.
     pub retire: bool,
+    /// It is to be replaced when its turn comes.
+    pub due: Option<Recycle>,
+    /// How much memory it was last seen to use, and what it is held to.
+    pub used: Option<Used>,
     /// Its time to start is over; it is ready by the next look, or has failed.
     pub last_look: bool,
     /// How often it has been looked at for readiness.
@@ -125,6 +131,8 @@ pub struct Slot {
     pub crashes: u32,
     /// Workers started in place of one that failed, ever.
     pub restarts: u64,
+    /// Workers that were replaced while they ran, ever.
+    pub recycled: u64,
     /// Its worker ended in a way that is not to be followed by a restart.
     pub stopped: bool,
     /// The last failure, while it makes the service degraded.

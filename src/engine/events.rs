@@ -46,6 +46,8 @@ pub mod id {
     pub const WORKER_READY_AGAIN: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e821";
     /// A worker that runs is replaced.
     pub const WORKER_RECYCLED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e811";
+    /// A worker uses more memory than it may from the start.
+    pub const WORKER_OVERSIZED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e820";
 }
 
 /// The log line for a transition.
@@ -68,6 +70,19 @@ pub fn record(transition: &Transition) -> Record {
             generation: Some(*generation),
             pid: *pid,
             ..about_recycling(*slot, *pid, why)
+        },
+        Transition::Oversized {
+            worker,
+            slot,
+            generation,
+            pid,
+            ..
+        } => Record {
+            worker: Some(*worker),
+            slot: Some(*slot),
+            generation: Some(*generation),
+            pid: *pid,
+            ..about_size(transition)
         },
         Transition::Rollout { generation, step } => {
             let mut record = about_rollout(generation.0, step);
@@ -266,6 +281,30 @@ fn about_recycling(slot: SlotId, pid: Option<i32>, why: &Recycle) -> Record {
     let name = format!("slot {slot}: worker {}", pid.unwrap_or_default());
     let text = format!("{name} {why}; it is replaced, and serves until then");
     with_id(level, text, id::WORKER_RECYCLED)
+}
+
+fn about_size(transition: &Transition) -> Record {
+    let Transition::Oversized {
+        slot,
+        pid,
+        used,
+        limit,
+        bound,
+        ..
+    } = transition
+    else {
+        return Record::plain(Level::Debug, String::new());
+    };
+    let mib = |bytes: &u64| bytes >> 20;
+    let text = format!(
+        "slot {slot}: worker {} uses {} MiB of memory from the start (max_memory is {} MiB): \
+         another would, too, so it is not replaced before it uses {} MiB; raise max_memory",
+        pid.unwrap_or_default(),
+        mib(used),
+        mib(limit),
+        mib(bound)
+    );
+    with_id(Level::Warning, text, id::WORKER_OVERSIZED)
 }
 
 fn about_rollout(generation: u64, step: &RolloutStep) -> Record {

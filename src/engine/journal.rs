@@ -200,6 +200,8 @@ fn print(app: &str, record: &Record) {
         Level::Info => "",
         Level::Debug => "debug: ",
     };
-    // A terminal or pipe that is gone is no reason to end.
-    let _ = writeln!(std::io::stderr(), "{app} | {level}{}", record.message);
+    // In one piece, since workers' lines go to the same terminal. One that is gone is no reason
+    // to end.
+    let line = format!("{app} | {level}{}\n", record.message);
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -10,6 +10,10 @@ use crate::frontend::Feed;
 use crate::protocol::node::user::{INTERNAL, MAX_MESSAGE, To, envelope, is_internal};
 use std::sync::Arc;
 
+/// So many clients may follow messages: others are to find a free connection to the control
+/// socket.
+const MAX_AUDIENCE: usize = 16;
+
 /// Clients that want to have workers' messages.
 #[derive(Default)]
 pub struct Audience(Vec<(Option<SlotId>, Arc<Feed>)>);
@@ -68,11 +72,16 @@ impl Engine {
                 message: message.to_owned(),
             });
         }
+        self.audience.0.retain(|(_, feed)| !feed.is_left());
+        if self.audience.0.len() >= MAX_AUDIENCE {
+            return Err(api::Error::InProgress {
+                message: format!("{MAX_AUDIENCE} clients follow the messages already; end one"),
+            });
+        }
         let feed = Feed::new().map_err(|error| api::Error::InProgress {
             message: format!("no descriptor is left for it, try again: {error}"),
         })?;
         let feed = Arc::new(feed);
-        self.audience.0.retain(|(_, feed)| !feed.is_left());
         self.audience.0.push((slot.map(SlotId), Arc::clone(&feed)));
         Ok(feed)
     }

@@ -15,6 +15,7 @@ mod events;
 mod health;
 mod journal;
 mod listeners;
+mod memory;
 mod messages;
 mod node;
 mod notify;
@@ -159,6 +160,7 @@ pub struct Engine {
     steering: Steering,
     node: node::Primary,
     audience: messages::Audience,
+    memory: memory::Looks,
     companion: companion::Companion,
     inherited: bool,
     releases: BTreeMap<GenerationId, Release>,
@@ -236,6 +238,8 @@ impl Engine {
         let poller = Poller::new()?;
         poller.add(&signals, Token::Signal)?;
         poller.add(&*bell, Token::Request)?;
+        let memory = memory::Looks::new()?;
+        poller.add(memory.bell(), Token::Measured)?;
         for (n, listener) in parts.listeners.iter().enumerate() {
             for (line, socket) in listener.lines.iter().enumerate() {
                 poller.add(&socket.fd, Token::Line(n, line))?;
@@ -264,6 +268,7 @@ impl Engine {
             listeners: parts.listeners,
             node: node::Primary::new(preload),
             audience: messages::Audience::default(),
+            memory,
             companion: companion::Companion::default(),
             inherited: parts.inherited,
             releases: BTreeMap::from([(GenerationId(1), release)]),

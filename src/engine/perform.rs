@@ -51,6 +51,7 @@ impl Engine {
             }
             Action::Kill { worker } => self.kill_tree(worker),
             Action::Probe { worker } => self.probe(worker),
+            Action::Measure { worker } => self.measure(worker),
             Action::Release { worker } => self.release(worker),
             Action::LoadConfig { generation } => self.load_config(generation),
             Action::DropGeneration { generation } => {
@@ -92,6 +93,7 @@ impl Engine {
             listen: !sockets.is_empty(),
             watchdog: release.config.watchdog.is_some()
                 && release.launch.runner != Some(Runner::Launcher),
+            cpu: release.cpu(slot),
             ..report::plan(&release.launch)
         };
         let mut environment = self.environment(release, slot, generation, &notify, &lines);

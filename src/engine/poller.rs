@@ -40,6 +40,8 @@ pub enum Token {
     Signal,
     /// The eventfd of the front ends.
     Request,
+    /// The eventfd of looks at workers' memory that have an answer.
+    Measured,
     /// A pipe that hangs up when systemd knows that we are ready.
     Barrier,
     /// A listening socket, by the numbers of its listener and its line; what is reported
@@ -65,6 +67,7 @@ impl Token {
             Token::Barrier => (7, 0),
             Token::Line(listener, line) => (5, (listener as u64) << 32 | line as u64),
             Token::Cgroup(w) => (6, w.0),
+            Token::Measured => (16, 0),
         };
         kind << 56 | id
     }
@@ -84,6 +87,7 @@ impl Token {
             10 => Token::CompanionExit,
             11 => Token::Health(worker),
             12 => Token::HealthExit(worker),
+            16 => Token::Measured,
             _ => Token::Barrier,
         }
     }
@@ -194,6 +198,7 @@ mod tests {
             Token::HealthExit(worker),
             Token::Signal,
             Token::Request,
+            Token::Measured,
             Token::Barrier,
             Token::Line(3, 255),
             Token::Cgroup(worker),

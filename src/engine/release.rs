@@ -2,8 +2,8 @@
 //! A configuration that workers run, and what it means on this machine.
 
 use super::{Engine, report};
-use crate::config::{Config, ConfigError, Launch};
-use crate::core::{Event, GenerationId, Policy, Ready};
+use crate::config::{Config, ConfigError, CpuAffinity, Cpus, Launch, cpu_list, cpu_order};
+use crate::core::{Event, GenerationId, Policy, Ready, SlotId, Worker};
 use std::time::Duration;
 
 /// A worker of an app that listens nowhere counts as ready after this time.
@@ -15,6 +15,8 @@ pub struct Release {
     pub config: Config,
     /// What that means here.
     pub launch: Launch,
+    /// The CPUs of the slots, one each in turn; none if workers may run on all.
+    cpus: Vec<usize>,
 }
 
 impl Release {
@@ -24,12 +26,27 @@ impl Release {
     /// Everything that is missing or cannot be used.
     pub fn new(config: Config) -> Result<Release, ConfigError> {
         let launch = Launch::resolve(&config, crate::config::inherited_environment())?;
-        Ok(Release { config, launch })
+        let usable = Cpus::of(0).unwrap_or_default();
+        let cpus = match config.cpu_affinity {
+            CpuAffinity::None => Vec::new(),
+            CpuAffinity::Spread => cpu_order(&usable),
+        };
+        Ok(Release {
+            config,
+            launch,
+            cpus,
+        })
+    }
+
+    /// The one CPU that the worker of a slot is to run on.
+    pub fn cpu(&self, slot: SlotId) -> Option<usize> {
+        let turn = (slot.0 as usize).checked_rem(self.cpus.len())?;
+        self.cpus.get(turn).copied()
     }
 
     /// Its rules; `batch`: the app has no listener.
     pub fn policy(&self, batch: bool) -> Policy {
-        let mut policy = self.config.policy(&crate::config::Cpus::detect());
+        let mut policy = self.config.policy(&Cpus::detect());
         let node = self.launch.runner.is_some();
         policy.drains = node && !batch;
         policy.ready = match policy.ready {
@@ -42,6 +59,13 @@ impl Release {
 }
 
 impl Engine {
+    /// The CPUs that a worker may run on, if it is not to run on all of them.
+    pub(super) fn cpus_of(&self, worker: &Worker) -> Option<String> {
+        let release = self.releases.get(&worker.generation)?;
+        release.cpu(worker.slot)?;
+        Some(cpu_list(&Cpus::of(worker.pid?)?))
+    }
+
     /// [`crate::core::Action::LoadConfig`]
     pub(super) fn load_config(&mut self, generation: GenerationId) {
         // A new configuration may be told the same again.

@@ -18,6 +18,7 @@ pub fn plan(launch: &Launch) -> Plan {
         cgroup: None,
         directory: launch.directory.display().to_string(),
         listen: false,
+        cpu: None,
         keep: Vec::new(),
         program: launch.program.display().to_string(),
         arguments: launch.arguments.clone(),
@@ -150,6 +151,7 @@ impl Engine {
                 source,
             },
             listeners: self.listener_status(),
+            limits: self.limits(),
             slots: self.slot_status(),
             rollout: rollout.map(|r| api::RolloutStatus {
                 to: r.to.0,
@@ -219,6 +221,16 @@ impl Engine {
         self.listeners.iter().map(status).collect()
     }
 
+    /// Those of the generation that serves.
+    fn limits(&self) -> api::Limits {
+        let release = self.releases.get(&self.core.generation());
+        let config = release.map(|release| &release.config);
+        api::Limits {
+            max_memory: config.and_then(|c| c.max_memory),
+            max_lifetime: config.and_then(|c| Some(c.max_lifetime?.as_secs())),
+        }
+    }
+
     fn slot_status(&self) -> Vec<SlotStatus> {
         let mut by_slot: BTreeMap<SlotId, Vec<&Worker>> = BTreeMap::new();
         for worker in self.core.workers() {
@@ -255,7 +267,9 @@ impl Engine {
                     since: shown.map(|w| wall_clock(w.since)),
                     cpu: usage.0,
                     memory: usage.1,
+                    cpus: shown.and_then(|w| self.cpus_of(w)),
                     restarts: slot.restarts,
+                    recycled: slot.recycled,
                     last_exit: slot.last_exit.as_ref().map(|last| {
                         let asked = if last.requested { ", as requested" } else { "" };
                         format!("{}{asked}", last.exit)
@@ -282,10 +296,10 @@ impl Engine {
             .collect()
     }
 
-    /// CPU seconds and resident bytes of a worker's processes.
+    /// CPU seconds and bytes of memory of a worker's processes.
     fn usage(&self, worker: WorkerId) -> (Option<f64>, Option<u64>) {
-        let number = |var| sysconf(var).ok().flatten().unwrap_or(1).max(1) as u64;
-        let (hertz, page) = (number(SysconfVar::CLK_TCK), number(SysconfVar::PAGE_SIZE));
+        let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+        let hertz = hertz.unwrap_or(1).max(1);
         let members = self.members(worker);
         let stats: Vec<_> = members
             .iter()
@@ -295,13 +309,12 @@ impl Engine {
             return (None, None);
         }
         let ticks: u64 = stats.iter().map(|s| s.ticks).sum();
-        let resident: u64 = stats.iter().map(|s| s.resident * page).sum();
         let exact = self.cgroup.as_ref().and_then(|c| c.cpu_usec(worker));
         let cpu = match exact {
             Some(micros) => micros as f64 / 1e6,
             None => ticks as f64 / hertz as f64,
         };
-        (Some(cpu), Some(resident))
+        (Some(cpu), self.memory_of(worker, &members))
     }
 }
 

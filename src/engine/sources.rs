@@ -46,6 +46,7 @@ impl Engine {
             Token::HealthExit(worker) => self.take_check_exit(worker),
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
+            Token::Measured => self.take_measured(),
             Token::Barrier => self.systemd_knows(),
             Token::Line(listener, line) => self.take_line(listener, line),
             Token::Cgroup(worker) => self.remove_cgroup(worker),

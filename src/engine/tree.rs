@@ -73,8 +73,6 @@ pub struct Stat {
     pub session: i32,
     /// User and system time, in clock ticks.
     pub ticks: u64,
-    /// Resident memory, in pages.
-    pub resident: u64,
 }
 
 impl Stat {
@@ -91,7 +89,6 @@ impl Stat {
         Some(Stat {
             session: fields.get(3)?.parse().ok()?,
             ticks: number(14)? + number(15)?,
-            resident: number(24)?,
         })
     }
 }
@@ -107,7 +104,6 @@ mod tests {
         let expected = Stat {
             session: 16,
             ticks: 12,
-            resident: 42,
         };
         assert_eq!(stat, Some(expected));
         assert_eq!(Stat::parse("17 (a"), None);

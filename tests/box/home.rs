@@ -40,7 +40,7 @@ fn set_up(b: &TestBox) {
 }
 
 /// The fenced block of `language` that holds `word`, in the document.
-fn block(language: &str, word: &str) -> String {
+pub fn block(language: &str, word: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/running-your-app.md");
     let text = std::fs::read_to_string(path).expect("the document");
     let fence = format!("```{language}\n");

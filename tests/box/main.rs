@@ -40,6 +40,7 @@ mod packages;
 mod programs;
 mod proxy;
 mod reboot;
+mod recycle;
 mod release;
 mod reload;
 mod serve;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         logs::TESTS,
         serve::TESTS,
         reload::TESTS,
+        recycle::TESTS,
         release::TESTS,
         start::TESTS,
         kept::TESTS,

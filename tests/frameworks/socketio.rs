@@ -4,7 +4,7 @@
 
 use crate::Row;
 use crate::app::{app, assert_well, clients, drained, hooks};
-use crate::dev::{Dev, Setup, wait};
+use crate::dev::{Dev, Setup, scale, wait};
 use crate::load::Load;
 use crate::versions::Node;
 use serde_json::{Value, json};
@@ -25,9 +25,10 @@ pub const LONG: &[Row] = &[
     ),
 ];
 
-/// Clients that begin with polling. More of them on a busy machine meet socket.io's own limit of
-/// 10 s for an upgrade.
-const POLLING: usize = 12;
+/// How many clients begin with polling.
+fn polling_clients() -> usize {
+    scale(40, 12)
+}
 
 /// What the clients are to do.
 fn polling(clients: usize) -> Value {
@@ -42,7 +43,7 @@ fn start(node: &Node, keys: &str) -> Result<Dev, String> {
 
 fn with_sticky(node: &Node) -> Result<(), String> {
     let dev = start(node, "balance = \"sticky\"")?;
-    let count = POLLING;
+    let count = polling_clients();
     for only_polling in [false, true] {
         let mut spec = polling(count);
         if only_polling {
@@ -61,7 +62,7 @@ fn with_sticky(node: &Node) -> Result<(), String> {
             let transport = if only_polling { "polling" } else { "websocket" };
             assert_eq!(event["transport"], transport, "{event}");
         }
-        // By chance all on one: 4^-11.
+        // By chance all on one: at most 4^-11.
         assert!(workers.len() > 1, "{workers:?}");
     }
     assert_well(&dev);
@@ -73,7 +74,7 @@ fn with_sticky(node: &Node) -> Result<(), String> {
 /// next request goes.
 fn without_sticky(node: &Node) -> Result<(), String> {
     let dev = start(node, "balance = \"even\"")?;
-    let count = POLLING;
+    let count = polling_clients();
     let mut client = Client::start(node, &dev, polling(count));
     client.ended(count);
     let failed = client.seen("failed");

@@ -150,21 +150,26 @@ fn shell(node: &Node) -> Result<(), String> {
             (eval_in(&dev, slot, "return seen") == heard).then_some(())
         });
     }
-    // `dev.stop` waits for its end; it has to come after the workers'.
+    // Its end comes after the workers'.
     dev.signal(Signal::SIGTERM);
-    let last = dev.wait_for_line("it is over");
-    let output = dev.output();
-    let exited = output.matches("exited with status 0, as requested").count();
-    assert!(last.contains("web[companion]") && exited >= 2, "{output}");
-    finish(dev);
+    assert!(dev.wait_for_line("it is over").contains("web[companion]"));
+    let output = finish(dev);
+    let ends: Vec<&str> = output
+        .lines()
+        .filter(|line| line.ends_with("exited with status 0, as requested"))
+        .collect();
+    assert_eq!(ends.len(), 3, "{output}");
+    assert!(ends[2].contains("companion"), "{output}");
     Ok(())
 }
 
-/// It has been told to stop already.
-fn finish(mut dev: Dev) {
+/// It has been told to stop already. Returns all it wrote.
+fn finish(mut dev: Dev) -> String {
     let status = dev.ended();
-    assert!(status.success(), "{status}\n{}", dev.output());
+    let output = dev.output();
+    assert!(status.success(), "{status}\n{output}");
     dev.assert_gone();
+    output
 }
 
 /// One that ends at once is started again with growing delays, and harms nobody. What was

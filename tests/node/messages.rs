@@ -18,7 +18,21 @@ pub const ROWS: &[Row] = &[
     ("message_with_a_socket_is_acknowledged", socket),
     ("message_last_words_of_a_worker", last_words),
     ("message_flood_and_never_read", flood),
+    ("message_followers_are_bounded", followers),
 ];
+
+/// They leave connections to the control socket for others.
+fn followers(node: &Node) -> Result<(), String> {
+    let dev = App::kit(node).start();
+    let all: Vec<Follow> = (0..16).map(|_| Follow::start(&dev)).collect();
+    let refused = dev.cli(&["messages", "web", "--follow"]);
+    refused.failed(1, &["16 clients follow the messages already"]);
+    dev.cli(&["reload", "web"]).succeeded();
+    drop(all);
+    drop(Follow::start(&dev));
+    dev.stop();
+    Ok(())
+}
 
 /// `messages --follow`, line by line.
 pub struct Follow {

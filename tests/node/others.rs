@@ -3,9 +3,9 @@
 
 use crate::Row;
 use crate::app::{App, assert_no_crash, eval_in, program, request, script};
-use crate::dev::wait;
-use crate::load::LoadSpec;
+use crate::dev::{WITHIN, scale, wait};
 use crate::load::crowd::Crowd;
+use crate::load::{Kind, Load, LoadSpec};
 use crate::messages::Follow;
 use crate::node_tools::{Node, packages};
 use serde_json::json;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 pub const ROWS: &[Row] = &[
     ("deno_serves_in_round_robin", deno),
+    ("deno_gets_messages_between_connections", deno_messages),
     ("deno_gets_no_shared_handle", deno_shared),
     ("deno_listens_where_the_app_does", deno_elsewhere),
     ("bun_is_refused", bun),
@@ -39,22 +40,15 @@ fn deno(node: &Node) -> Result<(), String> {
     let held = Crowd::new(LoadSpec::tcp(dev.address())).hold(20, Duration::ZERO);
     let counts = held.expect("connections").by_slot();
     // In turn, but for one that has not answered for its last when the next one comes.
-    let fair = counts.len() == 2 && counts.values().all(|count| (8..=12).contains(count));
+    let fair = counts.len() == 2 && counts.values().all(|count| (9..=11).contains(count));
     assert!(fair, "{counts:?}");
     let mut follow = Follow::start(&dev);
     eval_in(&dev, 1, "process.send({ hello: 1 })");
     follow.wait_for("{\"hello\":1}");
-    // Sent again where it has not come: Deno has lost one in some thirty runs of this, why is
-    // not known. Node's workers, which get it in the same way, never have.
+    dev.cli(&["send", "web[0]", "{\"to\":\"you\"}"]).succeeded();
     wait("the message", || {
-        dev.cli(&["send", "web[0]", "{\"to\":\"you\"}"]).succeeded();
         let seen = eval_in(&dev, 0, "return seen");
-        let all = seen.as_array().filter(|all| !all.is_empty())?;
-        assert!(
-            all.iter().all(|one| *one == json!({ "to": "you" })),
-            "{seen}"
-        );
-        Some(())
+        (seen == json!([{ "to": "you" }])).then_some(())
     });
     let before = dev.pids();
     dev.cli(&["reload", "web"]).succeeded();
@@ -66,6 +60,27 @@ fn deno(node: &Node) -> Result<(), String> {
         );
     }
     assert!(dev.pids().iter().all(|pid| !before.contains(pid)));
+    assert_no_crash(&dev);
+    dev.stop();
+    Ok(())
+}
+
+/// Deno takes a descriptor for that of the first line it reads with it: lines and connections
+/// are kept apart.
+fn deno_messages(node: &Node) -> Result<(), String> {
+    let dev = deno_app(node)?.workers(1).start();
+    let spec = LoadSpec::tcp(dev.address()).with(Kind::NewConnection, 8);
+    let load = Load::start(spec).expect("clients");
+    load.wait_for(50, WITHIN).expect("requests");
+    let count = scale(200, 40);
+    for _ in 0..count {
+        dev.cli(&["send", "web", "{\"to\":\"you\"}"]).succeeded();
+    }
+    load.wait_for_more(50, WITHIN).expect("requests");
+    load.stop().assert_lossless(100);
+    wait("all messages", || {
+        (eval_in(&dev, 0, "return seen.length") == json!(count)).then_some(())
+    });
     assert_no_crash(&dev);
     dev.stop();
     Ok(())

@@ -29,7 +29,7 @@ fn spreads(node: &Node) -> Result<(), String> {
     let counts = held.by_slot();
     // In turn, but for one that has not answered for its last when the next one comes.
     assert!(
-        counts.values().all(|count| (18..=22).contains(count)),
+        counts.values().all(|count| (19..=21).contains(count)),
         "{counts:?}"
     );
     assert_eq!(counts.len(), 4, "{counts:?}");

@@ -14,22 +14,24 @@ fn scripts() -> impl Strategy<Value = Script> {
     let ready = prop_oneof![5 => (0..3_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let drains = prop_oneof![4 => (0..5_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let unspawnable = prop::bool::weighted(0.1);
-    let pings = prop::option::of((100..2_000u64).prop_map(ms));
+    let pings = prop::option::weighted(0.2, (400..2_000u64).prop_map(ms));
     let health = prop::collection::vec((0..6_000u64, verdicts()), 0..4).prop_map(|mut all| {
         all.sort_by_key(|(at, _)| *at);
         all.into_iter()
             .map(|(at, verdict)| (ms(at), verdict))
             .collect()
     });
-    let all = (ready, exits, drains, unspawnable, health, pings);
+    let memory = (0..80u64, 0..20u64).prop_map(|(first, leak)| (first << 20, leak << 20));
+    let all = (ready, exits, drains, unspawnable, health, pings, memory);
     all.prop_map(
-        |(ready, exits, drains, unspawnable, health, pings)| Script {
+        |(ready, exits, drains, unspawnable, health, pings, memory)| Script {
             ready,
             exits,
             drains,
             unspawnable,
             health,
             pings,
+            memory,
         },
     )
 }
@@ -45,8 +47,9 @@ fn verdicts() -> impl Strategy<Value = Verdict> {
 }
 
 fn healths() -> impl Strategy<Value = Option<Health>> {
-    prop::option::of(
-        (100..2_000u64, 1..4u32).prop_map(|(interval, failures)| Health {
+    prop::option::weighted(
+        0.3,
+        (400..3_000u64, 1..4u32).prop_map(|(interval, failures)| Health {
             interval: ms(interval),
             timeout: ms(500),
             failures,
@@ -58,20 +61,36 @@ fn policies() -> impl Strategy<Value = Policy> {
     let draining = prop::option::of(1..3u32);
     let failure = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Hold)];
     let numbers = (1..6u32, 1..4u32, 0..12u32, any::<bool>());
-    let watchdog = prop::option::of((50..3_000u64).prop_map(ms));
+    let limits = prop_oneof![
+        2 => Just((None, None)),
+        1 => (prop::option::of(30..90u64), prop::option::of(1_000..60_000u64)),
+    ];
+    let watchdog = prop::option::weighted(0.3, (200..3_000u64).prop_map(ms));
     let delay = prop_oneof![Just(ms(0)), (1..5_000u64).prop_map(ms)];
-    let all = (numbers, draining, failure, healths(), watchdog, delay);
+    let all = (
+        numbers,
+        draining,
+        failure,
+        limits,
+        healths(),
+        watchdog,
+        delay,
+    );
     all.prop_map(
-        |((workers, batch, n, drains), most, fail, health, watchdog, delay)| Policy {
-            health,
-            watchdog,
-            pre_stop_delay: delay,
-            drains,
-            batch,
-            max_draining: most,
-            on_failure: fail,
-            crash_budget: n,
-            ..policy(workers)
+        |((workers, batch, n, drains), most, fail, (memory, life), health, watchdog, delay)| {
+            Policy {
+                max_memory: memory.map(|mib| mib << 20),
+                max_lifetime: life.map(ms),
+                health,
+                watchdog,
+                pre_stop_delay: delay,
+                drains,
+                batch,
+                max_draining: most,
+                on_failure: fail,
+                crash_budget: n,
+                ..policy(workers)
+            }
         },
     )
 }
@@ -82,7 +101,7 @@ enum Step {
     Request(Request),
     /// The n-th living worker is killed from outside.
     Crash(usize),
-    NextConfig(Policy, Script),
+    NextConfig(Box<(Policy, Script)>),
     BadConfig,
     /// An event that nobody expects.
     Stray(Event),
@@ -131,7 +150,9 @@ fn strays() -> impl Strategy<Value = Event> {
             worker,
             grace: ms(grace)
         }),
-        (worker, what).prop_map(|(worker, what)| Event::Notified { worker, what }),
+        (worker.clone(), what).prop_map(|(worker, what)| Event::Notified { worker, what }),
+        (worker, prop::option::of(any::<u64>()))
+            .prop_map(|(worker, memory)| Event::Measured { worker, memory }),
         (0..9u64).prop_map(|n| Event::ConfigLoaded {
             generation: GenerationId(n),
             result: Err("stray".to_owned()),
@@ -144,7 +165,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..4_000u64).prop_map(Step::Run),
         4 => requests().prop_map(Step::Request),
         2 => (0..12usize).prop_map(Step::Crash),
-        2 => (policies(), scripts()).prop_map(|(p, s)| Step::NextConfig(p, s)),
+        2 => (policies(), scripts()).prop_map(|both| Step::NextConfig(Box::new(both))),
         1 => Just(Step::BadConfig),
         2 => strays().prop_map(Step::Stray),
     ];
@@ -166,7 +187,8 @@ fn play(sim: &mut Sim, steps: &[Step]) -> u64 {
                     sim.crash(id, Exit::Signal(9));
                 }
             }
-            Step::NextConfig(policy, script) => {
+            Step::NextConfig(both) => {
+                let (policy, script) = both.as_ref();
                 sim.configs = VecDeque::from([Ok((policy.clone(), script.clone()))]);
             }
             Step::BadConfig => sim.configs = VecDeque::from([Err("typo".to_owned())]),
@@ -237,12 +259,16 @@ proptest! {
                 Just(Step::Request(Request::Reload)),
                 (0..6u32).prop_map(|n| Step::Request(Request::Replace(SlotId(n)))),
                 Just(Step::BadConfig),
-                (policies(), scripts()).prop_map(|(p, s)| Step::NextConfig(p, s)),
+                (policies(), scripts()).prop_map(|both| Step::NextConfig(Box::new(both))),
             ],
             1..30,
         ),
     ) {
-        let healthy = Script { drains: Some(ms(drains)), ..Script::default() };
+        let healthy = Script {
+            drains: Some(ms(drains)),
+            memory: (50 << 20, 3 << 20),
+            ..Script::default()
+        };
         let mut sim = Sim::new(p.clone(), healthy);
         sim.run(ms(1_000));
         let least = p.workers;
@@ -251,13 +277,14 @@ proptest! {
         let steps: Vec<Step> = steps
             .into_iter()
             .map(|step| match step {
-                Step::NextConfig(mut p, mut s) => {
+                Step::NextConfig(both) => {
+                    let (mut p, mut s) = *both;
                     p.workers = least;
                     s.exits = s.exits.filter(|(at, _)| {
                         s.ready.is_none_or(|ready| *at < ready + p.canary_time)
                     });
                     p.min_ready_time = p.canary_time;
-                    Step::NextConfig(p, s)
+                    Step::NextConfig(Box::new((p, s)))
                 }
                 other => other,
             })

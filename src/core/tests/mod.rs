@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The simulation: the core, scripted workers and a clock that jumps.
 
+mod ageing;
 mod health;
 mod invariants;
 mod lifecycle;
@@ -32,6 +33,8 @@ pub(super) fn policy(workers: u32) -> Policy {
         health: None,
         watchdog: None,
         pre_stop_delay: ms(0),
+        max_memory: None,
+        max_lifetime: None,
         restart: Restart::Always,
         stop_exit_codes: Vec::new(),
         backoff_min: ms(100),
@@ -57,6 +60,8 @@ pub(super) struct Script {
     pub health: Vec<(Duration, Verdict)>,
     /// How often it gives a sign of life.
     pub pings: Option<Duration>,
+    /// Its memory at the start, and what is added each second.
+    pub memory: (u64, u64),
 }
 
 impl Default for Script {
@@ -68,6 +73,7 @@ impl Default for Script {
             unspawnable: false,
             health: Vec::new(),
             pings: None,
+            memory: (50 << 20, 0),
         }
     }
 }
@@ -176,6 +182,7 @@ impl Sim {
             ),
             Action::Check { worker } => self.check(worker),
             Action::Hear { worker } => self.schedule(ms(0), Event::Heard { worker }),
+            Action::Measure { worker } => self.measure(worker),
             Action::LoadConfig { generation } => self.load(generation),
             Action::SayReady => self.said_ready = Some(self.now),
             Action::Announce(transition) => {
@@ -243,6 +250,17 @@ impl Sim {
         let said = script.health.iter().rfind(|(from, _)| *from <= age);
         let verdict = said.map_or(Verdict::Healthy, |(_, verdict)| verdict.clone());
         self.schedule(ms(1), Event::Checked { worker, verdict });
+    }
+
+    fn measure(&mut self, id: WorkerId) {
+        let Some(worker) = self.core.worker(id) else {
+            return;
+        };
+        let (first, leak) = self.scripts[&worker.generation].memory;
+        let age = self.now.since(worker.spawned).as_millis() as u64;
+        let memory = Some(first + leak * age / 1_000);
+        let worker = id;
+        self.schedule(ms(5), Event::Measured { worker, memory });
     }
 
     fn load(&mut self, generation: GenerationId) {

@@ -156,12 +156,12 @@ fn a_canary_counts_when_it_answers_and_not_before() {
     let blocked = sim
         .core
         .handle(due + since, Event::Blocked { worker, since });
-    let later = sim.core.handle(due + ms(5_000), Event::Wake);
+    let later = sim.core.handle(due + ms(4_000), Event::Wake);
     assert!(
         !drains(&blocked) && !drains(&later),
         "{blocked:?} {later:?}"
     );
-    let answered = sim.core.handle(due + ms(5_000), Event::Alive { worker });
+    let answered = sim.core.handle(due + ms(4_000), Event::Alive { worker });
     assert!(drains(&answered), "{answered:?}");
 }
 
@@ -183,4 +183,32 @@ fn one_that_leaves_by_itself_is_signalled_before_it_is_killed() {
     let grace = ms(0);
     let done = sim.core.handle(sim.now, Event::Drained { worker, grace });
     assert!(signalled(&done), "{done:?}");
+}
+
+#[test]
+fn a_canary_that_never_answers_fails_the_rollout_however_long_others_may_be_hung() {
+    let patient = Policy {
+        hung_timeout: None,
+        ..rules()
+    };
+    let (mut sim, _) = served(patient.clone());
+    sim.request(1, Request::Reload);
+    sim.run(ms(200));
+    let worker = sim.core.workers().map(|w| w.id).max().expect("a canary");
+    let due = sim.core.next_deadline().expect("its time");
+    let asked = sim.core.handle(due, Event::Wake);
+    assert_eq!(asked, [Action::Ask { worker }]);
+    let since = ms(1_000);
+    let told = Event::Blocked { worker, since };
+    sim.core.handle(due + since, told);
+    let over = sim.core.handle(due + ms(5_000), Event::Wake);
+    assert!(over.contains(&Action::Kill { worker }), "{over:?}");
+    let failed = |a: &Action| matches!(a, Action::Announce(Transition::Failed { .. }));
+    assert!(over.iter().any(failed), "{over:?}");
+
+    let (mut sim, old) = served(patient);
+    let since = ms(1_000);
+    sim.event(Event::Blocked { worker: old, since });
+    sim.run(ms(100_000));
+    assert_eq!(sim.serving(0).map(|w| w.id), Some(old));
 }

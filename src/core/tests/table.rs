@@ -91,6 +91,8 @@ fn timers(worker: WorkerId, slot: SlotId) -> Vec<(String, Timer)> {
         Timer::Watchdog(_) => ["*watchdog* due" => Timer::Watchdog(worker)],
         Timer::Kill(_) => ["*kill* due" => Timer::Kill(worker)],
         Timer::Recover(_) => ["*recover* due" => Timer::Recover(worker)],
+        Timer::Measure(_) => ["*measure* due" => Timer::Measure(worker)],
+        Timer::Lifetime(_) => ["*lifetime* due" => Timer::Lifetime(worker)],
         Timer::Backoff(_) => ["*backoff* due" => Timer::Backoff(slot)],
         Timer::Leave => ["*leave* due" => Timer::Leave],
         Timer::Exit => ["*exit* due" => Timer::Exit],
@@ -124,6 +126,11 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
             "could not be asked" => Event::Checked { worker, verdict: Verdict::Unknown(error()) },
         ],
         Event::Heard { .. } => ["heard" => Event::Heard { worker }],
+        Event::Measured { .. } => [
+            "little memory" => Event::Measured { worker, memory: Some(MEMORY - 1) },
+            "too much memory" => Event::Measured { worker, memory: Some(MEMORY + 1) },
+            "memory unknown" => Event::Measured { worker, memory: None },
+        ],
         Event::Exited { .. } => [], // by exits
         Event::ConfigLoaded { .. } => [
             "configuration loaded" => loaded(Ok(Box::new(rules(2)))),
@@ -164,6 +171,7 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             | Event::Answered { .. }
             | Event::Checked { .. }
             | Event::Heard { .. }
+            | Event::Measured { .. }
             | Event::Exited { .. } => (true, false),
         },
         Trigger::Due(timer) => match timer {
@@ -176,13 +184,20 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             | Timer::Health(_)
             | Timer::Watchdog(_)
             | Timer::Kill(_)
-            | Timer::Recover(_) => (true, false),
+            | Timer::Recover(_)
+            | Timer::Measure(_)
+            | Timer::Lifetime(_) => (true, false),
         },
     }
 }
 
+/// What a worker may use in these tables.
+const MEMORY: u64 = 200 << 20;
+
 fn rules(workers: u32) -> Policy {
     Policy {
+        max_memory: Some(MEMORY),
+        max_lifetime: Some(ms(3_600_000)),
         ready: Ready::Auto,
         ..policy(workers)
     }

@@ -64,6 +64,7 @@ impl Names {
             Action::Check { worker } => format!("ask how {} is", self.worker(*worker)),
             Action::Hear { worker } => format!("hear what {} has said", self.worker(*worker)),
             Action::Probe { .. } => "look whether it accepts".to_owned(),
+            Action::Measure { worker } => format!("look at the memory of {}", self.worker(*worker)),
             Action::Release { worker } => format!("release {}", self.worker(*worker)),
             Action::LoadConfig { .. } => "read the configuration".to_owned(),
             Action::DropGeneration { generation } => format!("forget generation {generation}"),
@@ -102,6 +103,9 @@ impl Names {
                 format!("{} is back in the balance", self.worker(*worker))
             }
             Transition::Recycled { worker, .. } => format!("{} is recycled", self.worker(*worker)),
+            Transition::Oversized { worker, .. } => {
+                format!("{} is too large from the start", self.worker(*worker))
+            }
             Transition::Backoff { slot, .. } => format!("back off {}", self.slot(*slot)),
             Transition::Recovered { slot } => format!("{} is well again", self.slot(*slot)),
             Transition::Degraded { why: Some(_) } => "degraded".to_owned(),

@@ -60,8 +60,8 @@ impl Flight {
 pub struct Dealer {
     /// Accepted, and taken by nobody so far: a worker has given it back.
     waiting: VecDeque<Parcel>,
-    /// Who got the last one.
-    last: Option<WorkerId>,
+    /// How many have been handed over.
+    count: u64,
     /// Somebody may take one now who did not before.
     due: bool,
 }
@@ -179,10 +179,12 @@ impl Engine {
         };
         let connection = Arc::clone(&parcel.connection);
         let sent = self.say(worker, &Outgoing::Connection { key }, Some(connection));
+        self.node.dealer.count += 1;
+        let count = self.node.dealer.count;
         if let (Some(seq), Some(talk)) = (sent, self.talk(worker)) {
             talk.flights.insert(seq, Flight::Connection(parcel, now));
             talk.handles.push_back(Sent::Connection(seq));
-            self.node.dealer.last = Some(worker);
+            talk.dealt = count;
         }
     }
 
@@ -198,11 +200,10 @@ impl Engine {
         }
     }
 
-    /// Who is to get the next connection: of those with the fewest on their way, the one after
-    /// the last.
+    /// Who is to get the next connection: of those with the fewest on their way, the one whose
+    /// last was longest ago. So nobody who was passed over loses its turn.
     fn taker(&self, listener: usize, line: usize) -> Option<WorkerId> {
         let now = now();
-        let last = self.node.dealer.last;
         let per_slot = self.listeners.get(listener)?.per_slot;
         let serves = |worker: &WorkerId| {
             let talk = self.held.get(worker)?.talk.as_ref()?;
@@ -224,7 +225,7 @@ impl Engine {
             let flights = since.clone().count();
             let quick = since.min().is_none_or(|at| now.since(at) <= QUICK);
             let free = flights == 0 || (quick && flights < MAX_FLIGHTS);
-            free.then_some((flights, Some(*worker) <= last, *worker))
+            free.then_some((flights, talk.dealt, *worker))
         };
         let best = self.held.keys().filter_map(takes).min();
         best.map(|(_, _, worker)| worker)

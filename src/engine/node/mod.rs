@@ -68,6 +68,8 @@ pub struct Talk {
     flights: BTreeMap<u64, Flight>,
     stop: stop::Progress,
     life: liveness::Life,
+    /// Which of all that were handed over was its last.
+    dealt: u64,
     /// It is offered no connections until then.
     rests_until: Option<Time>,
     /// How many in a row it has not taken.
@@ -143,6 +145,7 @@ impl Talk {
             flights: BTreeMap::new(),
             stop: stop::Progress::default(),
             life: liveness::Life::default(),
+            dealt: 0,
             rests_until: None,
             refusals: 0,
             wrong: 0,
@@ -213,8 +216,9 @@ impl Engine {
         if talk.channel.has_ended() {
             return;
         }
-        if talk.channel.is_stalled() {
-            self.node.retry.get_or_insert(now() + RETRY);
+        if let Some(pause) = talk.channel.stalled_for() {
+            let (at, retry) = (now() + pause, &mut self.node.retry);
+            *retry = Some(retry.map_or(at, |before| before.min(at)));
         }
         let wanted = match (talk.channel.is_clogged(), talk.channel.wants_to_send()) {
             (true, _) => Interest::Room,
@@ -283,7 +287,10 @@ impl Engine {
         }
         self.node.retry = None;
         let stalled = |(id, held): (&WorkerId, &mut super::Held)| {
-            let talk = held.talk.as_mut().filter(|t| t.channel.is_stalled())?;
+            let talk = held
+                .talk
+                .as_mut()
+                .filter(|t| t.channel.stalled_for().is_some())?;
             talk.channel.flush();
             Some(*id)
         };

@@ -37,7 +37,10 @@ impl Start {
         if runner == Runner::Launcher && batch.0 {
             return Ok(None);
         }
-        let (channel, theirs) = Channel::pair()?;
+        let (mut channel, theirs) = Channel::pair()?;
+        if runner == Runner::Deno {
+            channel.part_handles();
+        }
         let spread = match runner {
             Runner::Deno => Spread::RoundRobin,
             _ => spread,

@@ -6,6 +6,7 @@
 //! one that does not read hurts itself only.
 
 use super::message::comes_with_a_descriptor;
+use crate::sys::unread_by_peer;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -17,6 +18,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Longest line that is taken, in bytes; a longer one is dropped and told of.
 pub const MAX_LINE: usize = 1024 * 1024;
@@ -27,6 +29,10 @@ pub const MAX_WAITING: usize = 1024 * 1024;
 const FIRST_PIECE: usize = 4 * 1024;
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 4;
+/// When it is looked again whether lines have been read, or whether the user's descriptors that
+/// are on their way have become fewer.
+const UNREAD: Duration = Duration::from_millis(1);
+const TOO_MANY: Duration = Duration::from_millis(100);
 /// Descriptors that a worker may have sent ahead of the line that names them.
 const MAX_DESCRIPTORS: usize = 8;
 
@@ -68,6 +74,10 @@ pub struct Channel {
     ended: bool,
     /// Nothing can be sent now, though there is room.
     stalled: bool,
+    /// See [`Channel::part_handles`].
+    parted: bool,
+    /// Lines without a descriptor were sent that may not have been read.
+    bare: bool,
 }
 
 impl Channel {
@@ -96,8 +106,17 @@ impl Channel {
             speaker: None,
             ended: false,
             stalled: false,
+            parted: false,
+            bare: false,
         };
         Ok((channel, theirs))
+    }
+
+    /// From now on a descriptor is only sent when the lines without one before it have been
+    /// read. One read of the socket yields lines up to the first descriptor and that (unix(7)),
+    /// and there are programs that take it for the first line's.
+    pub fn part_handles(&mut self) {
+        self.parted = true;
     }
 
     /// The process that sent what was received last, if the kernel tells.
@@ -115,9 +134,13 @@ impl Channel {
         !self.waiting.is_empty() && !self.ended && !self.stalled
     }
 
-    /// Whether sending has to be tried again after a while: being writable says nothing.
-    pub fn is_stalled(&self) -> bool {
-        self.stalled && !self.ended
+    /// After which time sending has to be tried again, if being writable says nothing.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        let pause = match self.bare && self.parted {
+            true => UNREAD,
+            false => TOO_MANY,
+        };
+        (self.stalled && !self.ended).then_some(pause)
     }
 
     /// How many descriptors wait to be sent.
@@ -255,6 +278,14 @@ impl Channel {
     pub fn flush(&mut self) {
         self.stalled = false;
         while let Some(first) = self.waiting.front_mut() {
+            let bare = first.handle.is_none();
+            if self.parted && !bare && self.bare && first.sent == 0 {
+                self.bare = unread_by_peer(self.socket.as_fd()).is_ok_and(|unread| unread > 0);
+                if self.bare {
+                    self.stalled = true;
+                    return;
+                }
+            }
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             let handle = first.handle.as_deref().map(OwnedFd::as_fd);
@@ -266,6 +297,7 @@ impl Channel {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             match sendmsg(&self.socket, &rest, &mut control, flags) {
                 Ok(count) => {
+                    self.bare |= bare;
                     first.sent += count;
                     self.waiting_bytes -= count;
                     if first.sent == first.bytes.len() {

@@ -195,17 +195,45 @@ fn few_descriptors() {
     for _ in 0..200 {
         crowd.send(b" ".to_vec(), Some(Arc::clone(&handle)));
     }
-    assert!(crowd.is_stalled(), "{} wait", crowd.descriptors_waiting());
+    assert!(
+        crowd.stalled_for().is_some(),
+        "{} wait",
+        crowd.descriptors_waiting()
+    );
     let (mut ours, theirs) = pair();
     ours.send(b"1\n".to_vec(), Some(handle));
     // The socket is writable, but nothing is gained by waiting for that.
-    assert!(ours.is_stalled() && !ours.wants_to_send());
+    assert!(ours.stalled_for().is_some() && !ours.wants_to_send());
     assert_eq!(ours.descriptors_waiting(), 1);
     drop(idle);
     ours.flush();
-    assert!(!ours.is_stalled() && !ours.wants_to_send());
+    assert!(ours.stalled_for().is_none() && !ours.wants_to_send());
     let (mut there, _unused) = pair();
     there.socket = theirs.into();
     assert_eq!(lines(&mut there), ["1"]);
     assert!(there.take_descriptor().is_some());
+}
+
+#[test]
+fn a_descriptor_waits_until_what_is_before_it_has_been_read() {
+    let (mut ours, mut theirs) = pair();
+    ours.part_handles();
+    let handle = || Some(Arc::new(UnixStream::pair().expect("a pair").0.into()));
+    ours.send(b"1\n".to_vec(), handle());
+    ours.send(b"2\n".to_vec(), handle());
+    assert_eq!(ours.stalled_for(), None, "nothing bare is before them");
+    ours.send(b"3\n".to_vec(), None);
+    ours.send(b"4\n".to_vec(), handle());
+    ours.send(b"5\n".to_vec(), None);
+    assert_eq!(ours.stalled_for(), Some(UNREAD));
+    let mut read = [0; 100];
+    // A plain read ends behind each line that came with a descriptor.
+    for expected in ["1\n", "2\n", "3\n"] {
+        let count = theirs.read(&mut read).expect("read");
+        assert_eq!(&read[..count], expected.as_bytes());
+    }
+    ours.flush();
+    assert_eq!(ours.stalled_for(), None);
+    let count = theirs.read(&mut read).expect("read");
+    assert_eq!(&read[..count], b"4\n");
 }

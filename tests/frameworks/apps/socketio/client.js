@@ -12,7 +12,7 @@ const say = (client, event, more) => console.log(JSON.stringify({ client, event,
 async function ask(client, socket) {
   const pids = new Set();
   for (let round = 0; round < (rounds || 1); round += 1) {
-    pids.add((await socket.timeout(45000).emitWithAck('about')).pid);
+    pids.add((await socket.timeout(15000).emitWithAck('about')).pid);
   }
   say(client, 'answered', { pids: [...pids], transport: socket.io.engine.transport.name });
   if (rounds) socket.disconnect();
