@@ -12,6 +12,7 @@ pub const ROWS: &[Row] = &[
     ("health_500_is_replaced", bad_is_replaced),
     ("health_all_503", all_not_ready),
     ("health_of_a_release", releases),
+    ("health_odd_answers", odd),
     ("health_of_https", https),
 ];
 
@@ -151,6 +152,55 @@ fn releases(node: &Node) -> Result<(), String> {
     dev.cli(&["reload", "web"]).succeeded();
     let new = dev.pids();
     assert!(new.iter().all(|pid| !pids.contains(pid)), "{new:?}");
+    dev.stop();
+    Ok(())
+}
+
+/// Whatever a worker answers, the supervisor goes on and has not grown.
+fn odd(node: &Node) -> Result<(), String> {
+    let dev = app(node, "").start();
+    dev.until("asked", |s| s.slots.iter().all(|s| s.health.is_some()));
+    for (answer, told) in [
+        ("stays open", None),
+        ("huge", None),
+        ("early", None),
+        ("smtp", Some("/health was answered not in HTTP/1")),
+        ("endless", Some("/health was answered not in HTTP/1")),
+        ("drip", Some("/health gave no answer within 400ms")),
+    ] {
+        let pids = dev.pids();
+        answers(&dev, 1, answer);
+        match told {
+            None => {
+                // It is asked more often than it may be wrong.
+                let began = std::time::Instant::now();
+                wait("some questions", || {
+                    (began.elapsed().as_millis() > 800).then_some(())
+                });
+                assert_eq!(dev.slot(1).health.as_deref(), Some("well"), "{answer}");
+                assert_eq!(dev.pids(), pids, "{answer}:\n{}", dev.output());
+            }
+            Some(told) => {
+                let line = dev.wait_for_line(&format!("worker {} is not healthy: ", pids[1]));
+                assert!(line.contains(told), "{line}");
+                answers(&dev, 1, "200");
+                dev.until("replaced", |s| {
+                    let slot = &s.slots[1];
+                    slot.pid.is_some_and(|pid| pid != pids[1]) && slot.draining.is_empty()
+                });
+            }
+        }
+        dev.everybody_answers();
+    }
+    let grown = std::fs::read_to_string(format!("/proc/{}/status", dev.pid())).expect("it runs");
+    let rss = grown.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = rss
+        .and_then(|r| r.split_whitespace().next()?.parse().ok())
+        .expect("VmRSS");
+    assert!(kib < 100 * 1024, "{kib} KiB");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", dev.pid())).expect("it runs");
+    let open = open.count();
+    assert!(open < 60, "{open} descriptors");
     dev.stop();
     Ok(())
 }

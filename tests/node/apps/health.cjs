@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // An unmodified app with a health route. What that answers stands in the file `health-SLOT`, else
-// in HEALTH: a status, `hang`, `close` or `block`.
+// in HEALTH: a status, `hang`, `close`, or one of the odd ones below.
 'use strict';
 const fs = require('node:fs');
 const http = require('node:http');
@@ -13,6 +13,34 @@ function health() {
     return HEALTH ?? '200';
   }
 }
+
+const filler = Buffer.alloc(64 * 1024, 'x');
+const pump = (socket) => {
+  while (!socket.destroyed && socket.write(filler));
+  socket.once('drain', () => pump(socket));
+};
+const odd = {
+  endless: (socket) => {
+    socket.write('HTTP/1.1 ');
+    pump(socket);
+  },
+  drip: (socket) => {
+    const text = 'HTTP/1.1 200 OK\r\n';
+    let n = 0;
+    setInterval(() => n < text.length && socket.write(text[n++]), 100).unref();
+  },
+  smtp: (socket) => socket.end('220 mail.example ESMTP\r\n'),
+  'stays open': (socket) => socket.write('HTTP/1.1 200 OK\r\n\r\n'),
+  huge: (socket) => {
+    socket.write('HTTP/1.1 200 OK\r\n\r\n');
+    pump(socket);
+  },
+  early: (socket, response) => {
+    response.writeContinue();
+    response.writeProcessing();
+    response.end('fine');
+  },
+};
 
 http.createServer((request, response) => {
   if (request.url !== '/health') {
@@ -27,6 +55,11 @@ http.createServer((request, response) => {
   if (answer === 'hang') return;
   if (answer === 'close') {
     request.socket.destroy();
+    return;
+  }
+  if (odd[answer]) {
+    request.socket.on('error', () => {});
+    odd[answer](request.socket, response);
     return;
   }
   response.statusCode = Number(answer);
