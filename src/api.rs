@@ -30,6 +30,9 @@ pub struct Status {
     pub state: String,
     /// The generation that was rolled out last.
     pub generation: u64,
+    /// The older one that it is once more, if it was brought back.
+    #[serde(default)]
+    pub rolled_back: Option<RolledBack>,
     /// How many workers there should be and are.
     pub workers: WorkersStatus,
     /// What is listened on.
@@ -47,6 +50,17 @@ pub struct Status {
     pub companion: Option<CompanionStatus>,
     /// Things that were refused or could not be said, since the start.
     pub counters: Counters,
+}
+
+/// A generation that was brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// The generation that was left.
+    pub from: u64,
+    /// The older one that serves again.
+    pub to: u64,
+    /// What made it necessary; nothing where somebody asked for it.
+    pub why: Option<String>,
 }
 
 /// How many workers there should be and are.
@@ -214,6 +228,9 @@ pub enum Call {
     GetStatus {},
     /// Roll out the configuration and code as they are now. May be asked for progress.
     Reload {},
+    /// Undo the rollout that is under way; if there is none, roll out the last good
+    /// generation again. May be asked for progress.
+    Rollback {},
     /// Stop all workers, then start a new generation; with `slot`: replace one worker.
     Restart {
         /// The slot whose worker is to be replaced.
@@ -303,6 +320,9 @@ pub struct Outcome {
     /// The generation that serves now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// The older generation that this is once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u64>,
     /// How many workers are ready, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
@@ -338,6 +358,16 @@ pub enum Error {
         cause: String,
         /// The last lines it wrote, where the supervisor has them (foreground only).
         last_lines: Vec<String>,
+    },
+    /// There is no generation to go back to, or what it needs is gone; nothing was changed.
+    NoWayBack {
+        /// One sentence for people.
+        message: String,
+    },
+    /// Some slots could not go back, since the old generation does not start any more.
+    NotAllBack {
+        /// Which, and why.
+        message: String,
     },
     /// A worker did not start; its slot keeps trying.
     WorkerFailed {
@@ -392,6 +422,8 @@ impl Error {
         match self {
             Error::ConfigInvalid { message }
             | Error::GenerationFailed { message, .. }
+            | Error::NoWayBack { message }
+            | Error::NotAllBack { message }
             | Error::WorkerFailed { message, .. }
             | Error::NoSuchWorker { message }
             | Error::InProgress { message }

@@ -6,10 +6,12 @@
 //! (session, cgroup, directory, LISTEN_PID) and then becomes the worker. The
 //! environment it is started with is the worker's.
 
+use crate::config::{Pin, Pins};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
 
@@ -40,6 +42,8 @@ pub struct Plan {
     pub program: String,
     /// Its arguments, the first being its name.
     pub arguments: Vec<String>,
+    /// What directory, program and arguments lead to, where that is to hold.
+    pub pins: Pins,
 }
 
 impl Plan {
@@ -55,10 +59,20 @@ impl Plan {
                 .concat(),
             self.cpu.map(|cpu| cpu.to_string()).unwrap_or_default(),
             self.keep.iter().map(|n| format!("{n},")).collect(),
+            self.pins(),
             self.program.clone(),
         ];
         all.extend(self.arguments.iter().cloned());
         all
+    }
+
+    /// As text; most workers need none.
+    fn pins(&self) -> String {
+        let needed = self.pins.needed();
+        match needed == Pins::default() {
+            true => String::new(),
+            false => serde_json::to_string(&needed).unwrap_or_default(),
+        }
     }
 }
 
@@ -67,7 +81,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let mut next = || arguments.next().unwrap_or_default();
     let (cgroup, directory, own_pid) = (next(), next(), next());
     let (cpu, keep) = (next(), next());
-    let (program, name) = (next(), next());
+    let (pins, mut program, name) = (next(), next(), next());
     if program.is_empty() || name.is_empty() {
         eprintln!("app-cluster: {VERB} is what the supervisor uses to start a worker");
         exit(2);
@@ -86,6 +100,19 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         // Perhaps it is gone since. Better anywhere than not at all.
         eprintln!("app-cluster: cannot run on CPU {cpu} alone: {error}");
     }
+    let pins: Pins = serde_json::from_slice(pins.as_bytes()).unwrap_or_default();
+    let mut words: Vec<OsString> = arguments.collect();
+    let directory = pinned(pins.directory.as_ref()).unwrap_or(directory);
+    for (place, pin) in &pins.words {
+        // The name is not among the words.
+        let word = match place.checked_sub(1) {
+            None => Some(&mut program),
+            Some(place) => words.get_mut(place),
+        };
+        if let (Some(word), Some(path)) = (word, pinned(Some(pin))) {
+            *word = path;
+        }
+    }
     if let Err(error) = std::env::set_current_dir(&directory) {
         eprintln!(
             "app-cluster: cannot use directory {}: {error}",
@@ -95,7 +122,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     }
     close_strays(&keep.to_string_lossy());
     let mut command = Command::new(&program);
-    command.arg0(&name).args(arguments);
+    command.arg0(&name).args(words);
     let wanted = own_pid.to_string_lossy();
     for (word, variable) in [("listen", "LISTEN_PID"), ("watchdog", "WATCHDOG_PID")] {
         if wanted.split(',').any(|w| w == word) {
@@ -108,6 +135,17 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let error = command.exec();
     eprintln!("app-cluster: cannot execute {}: {error}", program.display());
     exit(EXIT_EXEC);
+}
+
+/// The path that leads now to what `pin` did. Where that is gone the worker is started as
+/// configured: better with other code than not at all.
+fn pinned(pin: Option<&Pin>) -> Option<OsString> {
+    let pin = pin?;
+    let found = pin.now();
+    if found.is_none() {
+        eprintln!("app-cluster: {pin}; using what is there now");
+    }
+    found.map(|path| path.as_os_str().to_owned())
 }
 
 /// Runs on this CPU from now on, as will all threads and children (sched_setaffinity(2)).

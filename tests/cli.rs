@@ -57,8 +57,8 @@ fn transcript(lines: &[&[&str]]) -> String {
 fn help() {
     reviewed("help", &run(&["--help"]));
     for verb in [
-        "dev", "run", "hello", "status", "start", "reload", "restart", "stop", "delete", "enable",
-        "disable", "scale", "logs", "send", "messages", "check",
+        "dev", "run", "hello", "status", "start", "reload", "rollback", "restart", "stop",
+        "delete", "enable", "disable", "scale", "logs", "send", "messages", "check",
     ] {
         reviewed(&format!("help_{verb}"), &run(&[verb, "--help"]));
     }

@@ -5,6 +5,8 @@
 mod dev;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/releases.rs"]
+mod releases;
 
 #[path = "foreground/balance.rs"]
 mod balance;
@@ -24,6 +26,8 @@ mod readiness;
 mod recycle;
 #[path = "support/recycling.rs"]
 mod recycling;
+#[path = "foreground/rollback.rs"]
+mod rollback;
 #[path = "foreground/serving.rs"]
 mod serving;
 #[path = "foreground/signals.rs"]

@@ -14,6 +14,8 @@ mod dev;
 mod load;
 #[path = "support/node_tools.rs"]
 mod node_tools;
+#[path = "support/releases.rs"]
+mod releases;
 
 #[path = "node/app.rs"]
 mod app;
@@ -45,6 +47,8 @@ mod recycle;
 mod recycling;
 #[path = "node/robin.rs"]
 mod robin;
+#[path = "node/rollback.rs"]
+mod rollback;
 #[path = "node/second.rs"]
 mod second;
 #[path = "node/starts.rs"]
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         second::ROWS,
         lossless::ROWS,
         recycle::ROWS,
+        rollback::ROWS,
         companion::ROWS,
         figures::ROWS,
         health::ROWS,

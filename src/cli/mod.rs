@@ -165,6 +165,18 @@ enum Verb {
         #[arg(default_value = DEFAULT_NAME)]
         name: String,
     },
+    /// Go back to the last good generation: its configuration, and its code where that is kept
+    ///
+    /// New before old, as in a reload. During a reload it undoes that. Nothing is read from the
+    /// configuration; the next reload reads it again.
+    Rollback {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+        /// The result as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop all workers, then start new ones (or, with NAME[SLOT], replace one)
     ///
     /// Connections wait in the socket meanwhile. For a new generation that must not run beside the
@@ -286,6 +298,7 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
         Verb::Hello => Ok(crate::hello::run()?),
         Verb::Status { name, json, ready } => status::main(&checked(name)?, json, ready),
         Verb::Reload { name } => reload::main(&checked(name)?),
+        Verb::Rollback { name, json } => reload::rollback(&checked(name)?, json),
         Verb::Restart { target } => reload::restart(&target),
         Verb::Start(options) => start::main(&options),
         Verb::Stop { name, now } => manage::stop(&checked(name)?, now),

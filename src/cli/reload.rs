@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `app-cluster reload` and `restart`: wait, show progress, tell the truth.
+//! `app-cluster reload`, `rollback` and `restart`: wait, show progress, tell the truth.
 
 use super::client::{CallError, Client};
 use super::target::Target;
@@ -15,15 +15,19 @@ const LAST_LINES: u32 = 20;
 const SIGTERM_LATE: Duration = Duration::from_secs(1);
 
 pub fn main(name: &str) -> Result<(), Fail> {
-    change(name, &Call::Reload {})
+    change(name, &Call::Reload {}, false)
+}
+
+pub fn rollback(name: &str, json: bool) -> Result<(), Fail> {
+    change(name, &Call::Rollback {}, json)
 }
 
 pub fn restart(target: &Target) -> Result<(), Fail> {
     let slot = target.slot;
-    change(&target.name, &Call::Restart { slot })
+    change(&target.name, &Call::Restart { slot }, false)
 }
 
-fn change(name: &str, call: &Call) -> Result<(), Fail> {
+fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     let began = SystemTime::now();
     detach_on_signals(name)?;
     // Run by systemd (ExecReload=) our stderr is the journal, where the supervisor's own
@@ -39,7 +43,9 @@ fn change(name: &str, call: &Call) -> Result<(), Fail> {
         .and_then(|mut client| client.call_with_progress::<Outcome>(call, progress));
     match answer {
         Ok(outcome) => {
-            if !quiet {
+            if json {
+                println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+            } else if !quiet {
                 println!("{name}: {}", outcome.message);
             }
             Ok(())

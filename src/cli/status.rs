@@ -73,11 +73,15 @@ fn render(status: &Status, colour: bool) -> String {
     let mut line = |label: &str, value: &str| {
         let _ = writeln!(text, "{label:>11}: {value}");
     };
+    let back = status.rolled_back.as_ref();
+    let back = back.map_or_else(String::new, |back| {
+        format!(", a rollback to {} (from {})", back.to, back.from)
+    });
     let unit = status.unit.as_deref().unwrap_or("no unit");
     line("Config", &status.config);
     line(
         "State",
-        &format!("{}, generation {}", status.state, status.generation),
+        &format!("{}, generation {}{back}", status.state, status.generation),
     );
     line(
         "Supervisor",

@@ -46,7 +46,7 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
             "leave `start_timeout` out for 30s".into(),
         );
     }
-    if config.batch >= workers && config.batch > 1 {
+    if config.batch.of(workers) >= workers && workers > 1 {
         warn(
             "batch",
             format!(

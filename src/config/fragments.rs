@@ -128,7 +128,7 @@ mod tests {
         symlink("/dev/null", drop_in.join("30-masked.toml")).unwrap();
         let config = Config::load(&file).unwrap();
         assert_eq!(
-            (config.workers, config.batch),
+            (config.workers, config.batch.of(100)),
             (super::super::Workers::Count(7), 3)
         );
         // As many sockets as without it.

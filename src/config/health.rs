@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `health`: how workers are asked how they are.
 
+use super::Config;
 use super::read::command;
 use super::toml_reader::{Problem, Read, Value};
 use super::values::{duration, expected, integer, string};
@@ -45,6 +46,16 @@ impl HealthCheck {
             interval: self.interval,
             timeout: self.timeout,
             failures: self.failures,
+        }
+    }
+}
+
+impl Config {
+    /// The command of `health`, if it has one.
+    pub(super) fn health_command(&self) -> Option<&[String]> {
+        match &self.health.as_ref()?.question {
+            Question::Exec(words) => Some(words),
+            Question::Http(_) => None,
         }
     }
 }
@@ -111,7 +122,7 @@ fn path(value: &Value<'_>) -> Read<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Launch};
+    use crate::config::Launch;
 
     fn parse(health: &str) -> Result<Config, String> {
         let text = format!("command = \"node app.js\"\nhealth = {health}\n");

@@ -2,7 +2,7 @@
 //! What a configuration means on this machine now: program, directory, environment.
 
 use super::diagnostic::{ConfigError, Diagnostic, Position, Severity};
-use super::{Config, Question, Runner, access, envfile, file, keys};
+use super::{Config, Pins, Runner, access, envfile, file, keys};
 use crate::core::Ready;
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,14 @@ pub struct Launch {
     pub health_program: Option<PathBuf>,
     /// The same of `companion`.
     pub companion_program: Option<PathBuf>,
+    /// What the paths above and in `arguments` lead to.
+    pub pins: Pins,
+    /// The same of the command of `ready`.
+    pub ready_pins: Pins,
+    /// The same of that of `health`.
+    pub health_pins: Pins,
+    /// The same of `companion`.
+    pub companion_pins: Pins,
     /// What is spoken to in Node's protocol; `None`: LISTEN_FDS and NOTIFY_SOCKET.
     pub runner: Option<Runner>,
     /// The whole environment, but for what is added for each worker.
@@ -135,10 +143,9 @@ impl Launch {
             Ready::Exec(words) => look_up("ready", words),
             _ => None,
         };
-        let health_program = match config.health.as_ref().map(|health| &health.question) {
-            Some(Question::Exec(words)) => look_up("health", words),
-            _ => None,
-        };
+        let health_program = config
+            .health_command()
+            .and_then(|words| look_up("health", words));
         let companion_program = match &config.companion {
             Some(companion) => look_up("companion", &companion.command),
             None => None,
@@ -151,6 +158,23 @@ impl Launch {
         }
         match program {
             Some(program) if wrong.is_empty() => Ok(Launch {
+                pins: Pins::new(&config.directory, &program, &config.command),
+                ready_pins: match (&config.ready, &ready_program) {
+                    (Ready::Exec(words), Some(program)) => {
+                        Pins::new(&config.directory, program, words)
+                    }
+                    _ => Pins::default(),
+                },
+                health_pins: match (config.health_command(), &health_program) {
+                    (Some(words), Some(program)) => Pins::new(&config.directory, program, words),
+                    _ => Pins::default(),
+                },
+                companion_pins: match (&config.companion, &companion_program) {
+                    (Some(companion), Some(program)) => {
+                        Pins::new(&config.directory, program, &companion.command)
+                    }
+                    _ => Pins::default(),
+                },
                 program,
                 runner,
                 arguments: config.command.clone(),

@@ -22,6 +22,7 @@ mod launch;
 mod lines;
 mod listen;
 mod node;
+mod pins;
 mod policy;
 mod read;
 mod slot_listen;
@@ -51,11 +52,12 @@ pub use launch::{Launch, inherited_environment};
 pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
 pub use node::{NodeSettings, Runner};
+pub use pins::{Pin, Pins};
 pub use slot_listen::SlotListen;
 pub use units::{duration, show as show_duration, show_size, signal, valid_account, valid_name};
 pub use words::split as split_command;
 
-use crate::core::{OnFailure, Ready, Restart};
+use crate::core::{Batch, OnFailure, Ready, Restart};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -268,8 +270,9 @@ pub struct Config {
     pub max_lifetime: Option<Duration>,
     /// How long the first new worker of a reload must stay ready. Default 1 s.
     pub canary_time: Duration,
-    /// Workers replaced at a time in a reload, 1 to [`MAX_WORKERS`]. Default 1.
-    pub batch: u32,
+    /// Workers replaced at a time in a reload: 1 to [`MAX_WORKERS`], or 1 to 100 percent.
+    /// Default 1.
+    pub batch: Batch,
     /// How long each further new worker must stay ready. Default 0.
     pub min_ready_time: Duration,
     /// How many old workers may drain at once in a reload, at least 1. Default: any number.
@@ -326,7 +329,7 @@ impl Config {
             max_memory: None,
             max_lifetime: None,
             canary_time: Duration::from_secs(1),
-            batch: 1,
+            batch: Batch::Count(1),
             min_ready_time: Duration::ZERO,
             max_draining: None,
             on_failure: OnFailure::Rollback,

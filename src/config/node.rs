@@ -3,7 +3,7 @@
 
 use super::toml_reader::{Problem, Read, Reader, Value};
 use super::values::{boolean, duration, expected, string};
-use super::{Balance, Config, Protocol, Question, companion};
+use super::{Balance, Config, Protocol, companion};
 use crate::core::Ready;
 use serde::{Deserialize, Serialize};
 use std::io::Read as _;
@@ -105,8 +105,7 @@ impl Config {
     }
 
     fn asks_http(&self) -> bool {
-        let question = self.health.as_ref().map(|health| &health.question);
-        matches!(question, Some(Question::Http(_)))
+        self.health.is_some() && self.health_command().is_none()
     }
 
     /// What cannot be with this program: the key, why, and what to do.

@@ -52,7 +52,7 @@ proptest! {
         match Config::parse(&text, "x") {
             Ok(config) => {
                 let policy = config.policy(&Cpus { count: 0, source: String::new() });
-                prop_assert!(policy.workers >= 1 && policy.batch >= 1);
+                prop_assert!(policy.workers >= 1 && policy.batch.of(1) == 1);
                 let _ = check(&config, []);
             }
             Err(error) => prop_assert!(error.to_string().contains("error: ")),

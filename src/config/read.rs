@@ -10,7 +10,7 @@ use super::{
     Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
     Workers, affinity, ageing, envfile, health, launch, node, together, units, words,
 };
-use crate::core::{OnFailure, Ready, Restart};
+use crate::core::{Batch, OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -387,14 +387,21 @@ fn stop_signal(value: &Value<'_>) -> Read<i32> {
     Ok(number)
 }
 
-fn batch(value: &Value<'_>) -> Read<u32> {
-    match value.get_ref().as_str() {
-        Some(text) if text.ends_with('%') => Err(Problem::at(
-            value,
-            "a share of the workers is not yet supported",
-        )
-        .hint("meanwhile: write their number")
-        .into()),
-        _ => integer(value, 1, MAX_WORKERS),
+/// A number, or a share such as `"25%"`.
+fn batch(value: &Value<'_>) -> Read<Batch> {
+    let Some(text) = value.get_ref().as_str() else {
+        return integer(value, 1, MAX_WORKERS).map(Batch::Count);
+    };
+    let share = text.strip_suffix('%').and_then(|text| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| text.parse().ok()).flatten()
+    });
+    match share {
+        Some(share @ 1..=100) => Ok(Batch::Percent(share)),
+        Some(_) => Err(Problem::at(value, "expected 1% to 100%").into()),
+        None => {
+            let problem = Problem::at(value, "expected a number of workers, or a share of them");
+            Err(problem.hint("such as 2 or \"25%\"").into())
+        }
     }
 }

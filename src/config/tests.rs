@@ -131,7 +131,7 @@ fn every_key() {
     assert_eq!(policy.canary_time, Duration::from_millis(2_500));
     assert_eq!(
         (policy.stop_signal, policy.batch, policy.max_draining),
-        (3, 2, Some(4))
+        (3, Batch::Count(2), Some(4))
     );
     let json = serde_json::to_string(&config).unwrap();
     let again: Config = serde_json::from_str(&json).unwrap();
@@ -294,7 +294,11 @@ fn wrong_values() {
             "no worker would ever be ready",
         ),
         ("ready = { exec = [] }", "the command is empty"),
-        ("batch = \"25%\"", "not yet supported"),
+        ("batch = \"0%\"", "expected 1% to 100%"),
+        ("batch = \"101%\"", "expected 1% to 100%"),
+        ("batch = \"a few\"", "a share of them"),
+        ("batch = \"-5%\"", "a share of them"),
+        ("batch = \"25\"", "a share of them"),
         ("batch = 0", "expected 1 to 1024"),
         ("max_draining = 0", "expected 1 to 1024"),
         ("stop_signal = 19", "no program can act on signal 19"),

@@ -79,6 +79,13 @@ pub enum Action {
         /// The name of the generation to be.
         generation: GenerationId,
     },
+    /// Make a new generation of one that was kept. Answered by `Recalled`.
+    Recall {
+        /// The name of the generation to be.
+        generation: GenerationId,
+        /// The one that it is to be once more.
+        of: GenerationId,
+    },
     /// No worker uses this generation any more, nor will one.
     DropGeneration {
         /// Which.
@@ -116,9 +123,20 @@ pub enum Done {
     Generation {
         /// Which.
         generation: GenerationId,
+        /// The older one that it is once more.
+        back_to: Option<GenerationId>,
         /// How many workers.
         workers: u32,
         /// How long it took.
+        took: Duration,
+    },
+    /// What was being rolled out is not any more.
+    TakenBack {
+        /// It.
+        generation: GenerationId,
+        /// The one that serves.
+        serving: GenerationId,
+        /// How long it took to go back.
         took: Duration,
     },
     /// The slot has a new worker.
@@ -152,6 +170,19 @@ pub enum Failure {
         /// What became of the slots already replaced, if there were any.
         note: Option<String>,
     },
+    /// It was taken back, as somebody else had asked.
+    TakenBack {
+        /// The generation that was being rolled out.
+        generation: GenerationId,
+        /// The one that serves on.
+        serving: GenerationId,
+        /// What became of the slots already replaced, if there were any.
+        note: Option<String>,
+    },
+    /// There is nothing to go back to, or what it needs is gone; nothing was changed.
+    NoWayBack(String),
+    /// Some slots could not go back; the text says which, and why.
+    NotAllBack(String),
     /// A worker did not start; its slot keeps trying.
     WorkerFailed(Blame),
     /// The supervisor is being stopped.
@@ -180,6 +211,19 @@ impl fmt::Display for Failure {
                     None => write!(f, "generation {serving} serves on, untouched"),
                 }
             }
+            Failure::TakenBack {
+                generation,
+                serving,
+                note,
+            } => {
+                write!(f, "generation {generation} was taken back by a rollback; ")?;
+                match note {
+                    Some(note) => f.write_str(note),
+                    None => write!(f, "generation {serving} serves on, untouched"),
+                }
+            }
+            Failure::NoWayBack(text) => write!(f, "{text}; nothing was changed"),
+            Failure::NotAllBack(note) => f.write_str(note),
             Failure::WorkerFailed(blame) => write!(f, "{blame}; its slot keeps trying"),
             Failure::Stopping => f.write_str("the supervisor is stopping"),
             Failure::Superseded => f.write_str("a later request took its place"),
@@ -390,8 +434,19 @@ pub enum RolloutStep {
     },
     /// Its configuration was refused; nothing was changed.
     Refused(String),
+    /// It was to bring an older generation back, which cannot be; nothing was changed.
+    NoWayBack(String),
     /// It failed and is being undone (or held).
     Failed(Blame),
+    /// It is being undone because a rollback was asked for.
+    TakenBack,
+    /// It had been rolled out, and crashes too often: a good one takes its place.
+    FallingBack {
+        /// The good one.
+        to: GenerationId,
+        /// The crash that was one too many.
+        blame: Blame,
+    },
     /// It is over: all slots run the new generation.
     Finished {
         /// How long it took.

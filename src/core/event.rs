@@ -101,6 +101,13 @@ pub enum Event {
         /// The new policy, or why the configuration cannot be used.
         result: Result<Box<Policy>, String>,
     },
+    /// The answer to [`super::Action::Recall`].
+    Recalled {
+        /// Which generation it is to be.
+        generation: GenerationId,
+        /// Why what it needs is not there any more.
+        result: Result<(), String>,
+    },
     /// Somebody wants something. `from` gets exactly one [`super::Action::Reply`];
     /// nobody waits for what a signal asked for.
     Requested {
@@ -141,6 +148,9 @@ pub enum Request {
     Reload,
     /// All workers stop, then a new generation starts.
     Restart,
+    /// Undo the rollout that is under way; if there is none, go back to the last good
+    /// generation.
+    Rollback,
     /// Replace the worker of one slot, the new one first.
     Replace(SlotId),
     /// Another number of workers, over reloads and until the app stops.

@@ -186,11 +186,11 @@ impl Supervisor {
             }
             return;
         }
-        let beside = |w: &Worker| w.id != id && w.slot == worker.slot && w.state.is_live();
-        let on_trial = self.rollout.as_ref().map(|r| r.to) == Some(worker.generation);
-        let replaceable = on_trial || self.workers.values().any(beside);
+        let ready = |w: &Worker| w.state == WorkerState::Ready;
+        let beside = |w: &Worker| w.id != id && w.slot == worker.slot && ready(w);
+        let covered = self.workers.values().any(beside);
         self.fail(id, Cause::Unhealthy(why.to_string()));
-        if replaceable {
+        if covered {
             self.stop_worker(id);
             return;
         }

@@ -19,11 +19,13 @@ mod reconcile;
 mod recycle;
 mod requests;
 mod restart;
+mod rollback;
 mod rollout;
 mod status;
 mod stop;
 mod time;
 mod timer;
+mod undo;
 mod watchdog;
 mod worker;
 
@@ -35,9 +37,10 @@ pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
 pub use health::{Checkup, Health, Verdict};
 pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
-pub use policy::{OnFailure, Policy, Ready, Restart};
+pub use policy::{Batch, OnFailure, Policy, Ready, Restart};
 pub use recycle::Recycle;
 pub use requests::MAX_WORKERS;
+pub use rollback::RolledBack;
 pub use status::RolloutStatus;
 pub use time::Time;
 pub use timer::Timer;
@@ -59,6 +62,8 @@ pub struct Supervisor {
     over: bool,
     /// The last generation that was rolled out; crashes are answered with it.
     generation: GenerationId,
+    /// The one before it that can be gone back to.
+    last_good: Option<GenerationId>,
     generations: BTreeMap<GenerationId, Generation>,
     slots: Vec<Slot>,
     workers: BTreeMap<WorkerId, Worker>,
@@ -81,10 +86,6 @@ impl Supervisor {
     /// A supervisor that has not begun (see [`Event::Begin`]). `seed` feeds the jitter.
     pub fn new(policy: Policy, seed: u64) -> Self {
         let first = GenerationId(1);
-        let generation = Generation {
-            policy,
-            crashes: Vec::new(),
-        };
         Supervisor {
             now: Time::default(),
             began: Time::default(),
@@ -92,7 +93,8 @@ impl Supervisor {
             said_ready: false,
             over: false,
             generation: first,
-            generations: BTreeMap::from([(first, generation)]),
+            last_good: None,
+            generations: BTreeMap::from([(first, Generation::new(policy))]),
             slots: Vec::new(),
             workers: BTreeMap::new(),
             scale: None,
@@ -135,6 +137,7 @@ impl Supervisor {
             Event::Measured { worker, memory } => self.on_measured(worker, memory),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
             Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
+            Event::Recalled { generation, result } => self.on_recalled(generation, result),
             Event::Requested { from, what } => self.on_request(from, what),
         }
         self.reconcile();

@@ -3,6 +3,7 @@
 
 use super::health::Health;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// How a worker shows that it can serve.
@@ -48,9 +49,39 @@ pub enum OnFailure {
     Hold,
 }
 
+/// How many slots are replaced at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Batch {
+    /// This many, 1 or more.
+    Count(u32),
+    /// This share of all slots, 1 to 100.
+    Percent(u32),
+}
+
+impl Batch {
+    /// That of `slots` slots: rounded up, at least 1.
+    pub fn of(self, slots: u32) -> u32 {
+        let count = match self {
+            Batch::Count(count) => count,
+            Batch::Percent(share) => (u64::from(slots) * u64::from(share)).div_ceil(100) as u32,
+        };
+        count.max(1)
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Batch::Count(count) => count.fmt(f),
+            Batch::Percent(share) => write!(f, "\"{share}%\""),
+        }
+    }
+}
+
 /// The part of a configuration that decides about processes. One per generation.
 ///
-/// Every duration is at least zero; `workers` and `batch` are at least 1.
+/// Every duration is at least zero; `workers` is at least 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Number of slots that should have a ready worker (1..).
@@ -97,8 +128,8 @@ pub struct Policy {
     pub canary_time: Duration,
     /// The same for the workers after the first.
     pub min_ready_time: Duration,
-    /// Slots replaced at a time in a rollout (1..).
-    pub batch: u32,
+    /// Slots replaced at a time in a rollout.
+    pub batch: Batch,
     /// How many old workers may drain at once in a rollout; `None`: no limit.
     pub max_draining: Option<u32>,
     /// See [`OnFailure`].

@@ -84,8 +84,7 @@ impl Supervisor {
                 self.slots[index].assign(self.generation);
             }
         }
-        let surplus = |w: &Worker| w.slot.0 as usize >= span && w.state.is_live();
-        for id in self.workers_where(surplus) {
+        for id in self.surplus(span) {
             self.stop_worker(id);
         }
         let used = self.workers.values().map(|w| w.slot.0 as usize + 1).max();
@@ -96,6 +95,33 @@ impl Supervisor {
             self.slots[index].failed = None;
         }
         self.slots.truncate(keep);
+    }
+
+    /// Live workers in slots from `span` on that are to go. Some stand in for slots that
+    /// have no ready worker just now: capacity is never given away.
+    fn surplus(&self, span: usize) -> Vec<WorkerId> {
+        let ready = |id: &WorkerId| {
+            let worker = self.workers.get(id);
+            worker.is_some_and(|w| w.state == WorkerState::Ready)
+        };
+        let lacks = |slot: &&Slot| !slot.stopped && !slot.members.iter().any(ready);
+        let mut missing = match self.stops_first() {
+            true => 0,
+            false => self.slots.iter().take(span).filter(lacks).count(),
+        };
+        let mut all = Vec::new();
+        for slot in self.slots.iter().skip(span) {
+            let mut stands_in = false;
+            for id in &slot.members {
+                let live = self.workers.get(id).is_some_and(|w| w.state.is_live());
+                if missing > 0 && !stands_in && ready(id) {
+                    (stands_in, missing) = (true, missing - 1);
+                } else if live {
+                    all.push(*id);
+                }
+            }
+        }
+        all
     }
 
     /// The live workers of a slot: those it should have, and the others.
@@ -197,6 +223,7 @@ impl Supervisor {
             slot.failed = slot.last_failure.clone();
         }
         self.said_ready = true;
+        self.note_in_service();
         self.set_cluster_state(ClusterState::Running);
         self.actions.push(Action::SayReady);
     }
@@ -204,6 +231,7 @@ impl Supervisor {
     fn drop_generations(&mut self) {
         let keep = |id: &GenerationId| {
             *id == self.generation
+                || self.last_good == Some(*id)
                 || self.rollout.as_ref().is_some_and(|r| r.to == *id)
                 || self.slots.iter().any(|s| s.generation == Some(*id))
                 || self.workers.values().any(|w| w.generation == *id)

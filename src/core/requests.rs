@@ -34,6 +34,7 @@ impl Supervisor {
         match what {
             Request::Reload => self.request_rollout(Kind::Rolling, from),
             Request::Restart => self.request_rollout(Kind::StopFirst, from),
+            Request::Rollback => self.request_rollback(from),
             Request::Replace(slot) => self.request_replace(from, slot),
             Request::Scale(scale) => self.request_scale(from, scale, None),
             Request::Configured { workers, source } => {
@@ -50,7 +51,7 @@ impl Supervisor {
         }
     }
 
-    fn answer(&mut self, to: Option<RequestId>, result: Result<Done, Failure>) {
+    pub(super) fn answer(&mut self, to: Option<RequestId>, result: Result<Done, Failure>) {
         if let Some(to) = to {
             self.actions.push(Action::Reply { to, result });
         }
@@ -198,7 +199,14 @@ impl Supervisor {
                 let old = (i as u32) < first_new;
                 self.is_relieved(i) || (old && self.slots[i].last_failure.is_some())
             };
-            self.slots.len() == workers as usize && (0..self.slots.len()).all(fine)
+            let wanted = self.slots.len().min(workers as usize);
+            // What stands in for a slot that fails goes when that is well again.
+            let stands_in = |id: &WorkerId| {
+                let worker = self.workers.get(id);
+                worker.is_some_and(|w| w.state == WorkerState::Ready)
+            };
+            let mut surplus = self.slots.iter().skip(wanted).flat_map(|s| &s.members);
+            wanted == workers as usize && surplus.all(stands_in) && (0..wanted).all(fine)
         };
         let scaled: BTreeMap<u32, bool> = self
             .waiters

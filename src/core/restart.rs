@@ -43,6 +43,9 @@ impl Supervisor {
             }
         }
         self.rollout_saw_failure(&blame, generation, settled, over);
+        if over {
+            self.on_storm(generation, &blame);
+        }
         // Not where the slot is to have a worker of another generation by now: that one
         // has not failed.
         let wanted = self.slots.get(blame.slot.0 as usize);
@@ -139,6 +142,7 @@ impl Supervisor {
         let failed = self.slots.iter().filter_map(|slot| slot.failed.as_ref());
         let text: Vec<String> = failed
             .map(|blame| format!("slot {}: {}", blame.slot, blame.cause))
+            .chain(self.about_falling_back())
             .collect();
         let degraded = match self.state {
             ClusterState::Running | ClusterState::Reloading if !text.is_empty() => {

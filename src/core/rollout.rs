@@ -5,6 +5,8 @@
 //! should be of. Reconciliation does the rest, so undoing a rollout is nothing
 //! but saying the old generation again.
 
+use super::rollback::Back;
+use super::undo::Undo;
 use super::*;
 
 /// How the workers are replaced.
@@ -23,8 +25,8 @@ pub(super) enum Stage {
     Loading,
     /// Slots are given to the new generation.
     Advancing,
-    /// It failed; slots go back to the old one.
-    Reverting(Blame),
+    /// Slots go back to the old one.
+    Reverting(Undo),
 }
 
 /// A rollout under way.
@@ -35,12 +37,36 @@ pub(super) struct Rollout {
     pub stage: Stage,
     pub started: Time,
     pub requests: Vec<RequestId>,
+    /// It brings an older generation back.
+    pub back: Option<Back>,
+    /// Who asked for it to be undone.
+    pub undoers: Vec<RequestId>,
     /// Slots that run the new generation, as last announced.
     pub done: u32,
     /// A worker of the new generation has stayed ready for the canary time.
     pub proven: bool,
-    /// Slots that could not go back, and why.
+    /// What became of slots that went back, or could not.
     pub notes: Vec<String>,
+    /// A slot could not go back.
+    pub partial: bool,
+}
+
+impl Rollout {
+    pub fn new(to: GenerationId, kind: Kind, started: Time) -> Rollout {
+        Rollout {
+            to,
+            kind,
+            stage: Stage::Loading,
+            started,
+            requests: Vec::new(),
+            back: None,
+            undoers: Vec::new(),
+            done: 0,
+            proven: false,
+            notes: Vec::new(),
+            partial: false,
+        }
+    }
 }
 
 /// A rollout that begins when the present one is over.
@@ -68,20 +94,19 @@ impl Supervisor {
         let Some(queued) = self.queued.take() else {
             return;
         };
-        let to = GenerationId(self.next_generation);
-        self.next_generation += 1;
+        let to = self.name_generation();
         self.rollout = Some(Rollout {
-            to,
-            kind: queued.kind,
-            stage: Stage::Loading,
-            started: self.now,
             requests: queued.requests,
-            done: 0,
-            proven: false,
-            notes: Vec::new(),
+            ..Rollout::new(to, queued.kind, self.now)
         });
         self.set_cluster_state(ClusterState::Reloading);
         self.actions.push(Action::LoadConfig { generation: to });
+    }
+
+    pub(super) fn name_generation(&mut self) -> GenerationId {
+        let name = GenerationId(self.next_generation);
+        self.next_generation += 1;
+        name
     }
 
     pub(super) fn on_config(
@@ -89,27 +114,39 @@ impl Supervisor {
         generation: GenerationId,
         result: Result<Box<Policy>, String>,
     ) {
-        let loading = |r: &Rollout| r.to == generation && r.stage == Stage::Loading;
-        if !self.rollout.as_ref().is_some_and(loading) {
-            if !self.generations.contains_key(&generation) {
-                self.actions.push(Action::DropGeneration { generation });
-            }
+        let loading = |r: &Rollout| r.stage == Stage::Loading && r.back.is_none();
+        if !self.rolls_out(generation).is_some_and(loading) {
+            self.drop_unknown(generation);
             return;
         }
         match result {
             Err(error) => self.refuse_rollout(generation, error),
-            Ok(policy) => {
-                let (policy, crashes) = (*policy, Vec::new());
-                self.generations
-                    .insert(generation, Generation { policy, crashes });
-                let (from, slots) = (self.generation, self.rollout_span(generation));
-                if let Some(rollout) = &mut self.rollout {
-                    rollout.stage = Stage::Advancing;
-                }
-                let step = RolloutStep::Started { from, slots };
-                self.announce(Transition::Rollout { generation, step });
-            }
+            Ok(policy) => self.advance_into(generation, Generation::new(*policy)),
         }
+    }
+
+    /// The rollout under way, if it is one to `generation`.
+    pub(super) fn rolls_out(&self, generation: GenerationId) -> Option<&Rollout> {
+        self.rollout.as_ref().filter(|r| r.to == generation)
+    }
+
+    /// An answer came that nobody waits for (any more).
+    pub(super) fn drop_unknown(&mut self, generation: GenerationId) {
+        let awaited = self.rolls_out(generation).is_some();
+        if !awaited && !self.generations.contains_key(&generation) {
+            self.actions.push(Action::DropGeneration { generation });
+        }
+    }
+
+    /// What is to be rolled out is known.
+    pub(super) fn advance_into(&mut self, generation: GenerationId, rules: Generation) {
+        self.generations.insert(generation, rules);
+        let (from, slots) = (self.generation, self.rollout_span(generation));
+        if let Some(rollout) = &mut self.rollout {
+            rollout.stage = Stage::Advancing;
+        }
+        let step = RolloutStep::Started { from, slots };
+        self.announce(Transition::Rollout { generation, step });
     }
 
     fn refuse_rollout(&mut self, generation: GenerationId, error: String) {
@@ -119,11 +156,11 @@ impl Supervisor {
         self.actions.push(Action::DropGeneration { generation });
     }
 
-    fn end_rollout(&mut self, result: Result<Done, Failure>) {
+    pub(super) fn end_rollout(&mut self, result: Result<Done, Failure>) {
         let Some(rollout) = self.rollout.take() else {
             return;
         };
-        for to in rollout.requests {
+        for to in rollout.requests.into_iter().chain(rollout.undoers) {
             let result = result.clone();
             self.actions.push(Action::Reply { to, result });
         }
@@ -150,7 +187,7 @@ impl Supervisor {
         let limit = match (kind, rollout.proven) {
             (Kind::StopFirst, _) => span,
             (Kind::Rolling, false) => 1,
-            (Kind::Rolling, true) => self.policy(to).batch.max(1) as usize,
+            (Kind::Rolling, true) => self.policy(to).batch.of(span as u32) as usize,
         };
         let begun: Vec<usize> = (0..span.min(self.slots.len()))
             .filter(|&i| self.slots[i].generation == Some(to))
@@ -206,10 +243,11 @@ impl Supervisor {
                     self.rollout_succeeded(to);
                 }
             }
-            Stage::Reverting(blame) => {
+            Stage::Reverting(undo) => {
                 let stray = |w: &Worker| {
                     let slot = self.slots.get(w.slot.0 as usize);
-                    w.state.is_live() && slot.is_some_and(|s| s.generation != Some(w.generation))
+                    let wanted = slot.and_then(|slot| slot.generation);
+                    w.state.is_live() && wanted.is_some_and(|id| id != w.generation)
                 };
                 let starting = |w: &Worker| w.state == WorkerState::Starting && !w.failed;
                 // "Stop first" holds on the way back too: the old ones come after these.
@@ -217,15 +255,15 @@ impl Supervisor {
                 let last = |w: &Worker| first && w.generation == to;
                 let open = |w: &Worker| stray(w) || starting(w) || last(w);
                 if !self.workers.values().any(open) {
-                    let blame = blame.clone();
-                    self.rollout_failed(to, blame);
+                    let undo = undo.clone();
+                    self.rollout_undone(to, undo);
                 }
             }
         }
     }
 
     fn rollout_succeeded(&mut self, to: GenerationId) {
-        self.generation = to;
+        self.note_succession(to);
         for slot in &mut self.slots {
             slot.failed = None;
         }
@@ -233,6 +271,7 @@ impl Supervisor {
             return;
         };
         let took = self.now.since(rollout.started);
+        let back_to = rollout.back.as_ref().map(|back| back.of);
         let workers = self.rollout_span(to);
         self.announce(Transition::Rollout {
             generation: to,
@@ -240,29 +279,9 @@ impl Supervisor {
         });
         self.end_rollout(Ok(Done::Generation {
             generation: to,
+            back_to,
             workers,
             took,
-        }));
-    }
-
-    fn rollout_failed(&mut self, to: GenerationId, blame: Blame) {
-        let serving = self.generation;
-        let note = self.rollout.as_ref().and_then(|r| {
-            let notes = r.notes.join("; ");
-            (!notes.is_empty()).then_some(notes)
-        });
-        self.announce(Transition::Rollout {
-            generation: to,
-            step: RolloutStep::Undone {
-                serving,
-                note: note.clone(),
-            },
-        });
-        self.end_rollout(Err(Failure::GenerationFailed {
-            generation: to,
-            serving,
-            blame,
-            note,
         }));
     }
 
@@ -280,81 +299,12 @@ impl Supervisor {
         let to = rollout.to;
         match rollout.stage {
             Stage::Advancing if generation == to && (!settled || over_budget) => {
-                self.revert_rollout(blame.clone());
+                self.revert_rollout(Undo::Failed(blame.clone()));
             }
             Stage::Reverting(_) if generation != to && !settled => {
                 self.keep_new(blame.slot, &blame.cause);
             }
             _ => {}
-        }
-    }
-
-    /// Gives the slots back to the old generation (all, or those that have not been relieved).
-    fn revert_rollout(&mut self, blame: Blame) {
-        let from = self.generation;
-        let Some(rollout) = &mut self.rollout else {
-            return;
-        };
-        let (to, kind) = (rollout.to, rollout.kind);
-        rollout.stage = Stage::Reverting(blame.clone());
-        let hold = self.policy(to).on_failure == OnFailure::Hold && kind == Kind::Rolling;
-        let mut notes = Vec::new();
-        let mut went_back = 0;
-        for index in 0..self.slots.len() {
-            if self.slots[index].generation != Some(to) {
-                continue;
-            }
-            let failed_here = blame.slot.0 as usize == index;
-            let wanted = index < self.desired() as usize;
-            if hold && wanted && !failed_here && self.is_relieved(index) {
-                notes.push(format!("slot {index} stays on generation {to}"));
-                continue;
-            }
-            went_back += usize::from(self.is_relieved(index));
-            let slot = SlotId(index as u32);
-            self.timers.clear(Timer::Backoff(slot));
-            self.slots[index].assign(from);
-            self.slots[index].failed = None;
-        }
-        if kind == Kind::StopFirst {
-            notes.push(format!(
-                "all workers had been stopped, and generation {from} was started again"
-            ));
-        } else if went_back > 0 {
-            notes.push(format!(
-                "{went_back} slot(s) already replaced went back to generation {from}"
-            ));
-        }
-        if let Some(rollout) = &mut self.rollout {
-            rollout.notes = notes;
-        }
-        let step = RolloutStep::Failed(blame);
-        self.announce(Transition::Rollout {
-            generation: to,
-            step,
-        });
-    }
-
-    /// The old generation does not start any more: better a new worker than none.
-    fn keep_new(&mut self, slot: SlotId, cause: &Cause) {
-        let Some(rollout) = &self.rollout else {
-            return;
-        };
-        let to = rollout.to;
-        let serves =
-            |w: &Worker| w.slot == slot && w.generation == to && w.state == WorkerState::Ready;
-        if !self.workers.values().any(serves) {
-            return;
-        }
-        self.timers.clear(Timer::Backoff(slot));
-        if let Some(state) = self.slot_mut(slot) {
-            state.assign(to);
-        }
-        let note = format!(
-            "slot {slot} stays on generation {to}, since a worker of the old generation {cause}"
-        );
-        if let Some(rollout) = &mut self.rollout {
-            rollout.notes.push(note);
         }
     }
 

@@ -79,13 +79,19 @@ impl Supervisor {
         self.degraded.as_deref()
     }
 
+    /// What the generation that serves is, if it was brought back.
+    pub fn rolled_back(&self) -> Option<&RolledBack> {
+        let generation = self.generations.get(&self.generation)?;
+        generation.rolled_back.as_ref()
+    }
+
     /// The rollout under way.
     pub fn rollout(&self) -> Option<RolloutStatus> {
         let rollout = self.rollout.as_ref()?;
         let (stage, failure) = match &rollout.stage {
             Stage::Loading => ("loading", None),
             Stage::Advancing => ("advancing", None),
-            Stage::Reverting(blame) => ("reverting", Some(blame.to_string())),
+            Stage::Reverting(undo) => ("reverting", Some(undo.to_string())),
         };
         Some(RolloutStatus {
             to: rollout.to,
@@ -120,7 +126,13 @@ impl Supervisor {
                 "{count}; {} generation {}: {}/{} slots",
                 r.stage, r.to, r.done, r.of
             ),
-            (_, None, _) => format!("{count}, generation {}", self.generation),
+            (_, None, _) => match self.rolled_back() {
+                None => format!("{count}, generation {}", self.generation),
+                Some(back) => format!(
+                    "{count}, generation {} (a rollback to {})",
+                    self.generation, back.to
+                ),
+            },
         }
     }
 

@@ -8,6 +8,7 @@ use super::health::Checkup;
 use super::ids::{GenerationId, SlotId, WorkerId};
 use super::policy::Policy;
 use super::recycle::Recycle;
+use super::rollback::RolledBack;
 use super::time::Time;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -160,4 +161,26 @@ pub struct Generation {
     pub policy: Policy,
     /// When its workers crashed, oldest first, no older than the crash window.
     pub crashes: Vec<Time>,
+    /// When it had been rolled out (the first one: started).
+    pub in_service: Option<Time>,
+    /// When it last had more crashes than its budget.
+    pub over_budget: Option<Time>,
+    /// It has been tried to go back from it without being asked to.
+    pub fell_back: bool,
+    /// It is an older one that was brought back.
+    pub rolled_back: Option<RolledBack>,
+}
+
+impl Generation {
+    /// One that nobody runs yet.
+    pub fn new(policy: Policy) -> Generation {
+        Generation {
+            policy,
+            crashes: Vec::new(),
+            in_service: None,
+            over_budget: None,
+            fell_back: false,
+            rolled_back: None,
+        }
+    }
 }

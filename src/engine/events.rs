@@ -48,6 +48,8 @@ pub mod id {
     pub const WORKER_RECYCLED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e811";
     /// A worker uses more memory than it may from the start.
     pub const WORKER_OVERSIZED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e820";
+    /// A generation crashes too often, and the last good one takes its place.
+    pub const FALLING_BACK: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e830";
 }
 
 /// The log line for a transition.
@@ -317,6 +319,9 @@ fn about_rollout(generation: u64, step: &RolloutStep) -> Record {
             with_id(Level::Error, text, id::ROLLOUT_FAILED)
         }
         RolloutStep::Undone { .. } => Record::plain(Level::Warning, text),
+        RolloutStep::NoWayBack(_) => with_id(Level::Error, text, id::ROLLOUT_FAILED),
+        RolloutStep::TakenBack => with_id(Level::Warning, text, id::ROLLOUT_FAILED),
+        RolloutStep::FallingBack { .. } => with_id(Level::Error, text, id::FALLING_BACK),
     }
 }
 
@@ -332,7 +337,14 @@ pub fn progress(generation: u64, step: &RolloutStep) -> String {
         RolloutStep::Refused(error) => {
             format!("reload refused, the configuration cannot be used:\n{error}")
         }
+        RolloutStep::NoWayBack(why) => format!("{why}; nothing was changed"),
         RolloutStep::Failed(blame) => format!("generation {generation} failed: {blame}"),
+        RolloutStep::TakenBack => {
+            format!("generation {generation} is taken back: a rollback was asked for")
+        }
+        RolloutStep::FallingBack { to, blame } => format!(
+            "generation {generation} crashes too often, going back to generation {to}: {blame}"
+        ),
         RolloutStep::Finished { took } => {
             format!(
                 "generation {generation} is rolled out, in {:.1}s",
@@ -358,7 +370,7 @@ pub fn worker_progress(transition: &Transition) -> Option<String> {
         | Transition::Scaled { .. } => Some(record(transition).message),
         // The final answer says it in full.
         Transition::Rollout {
-            step: RolloutStep::Refused(_) | RolloutStep::Failed(_),
+            step: RolloutStep::Refused(_) | RolloutStep::NoWayBack(_) | RolloutStep::Failed(_),
             ..
         } => None,
         Transition::Rollout { generation, step } => Some(progress(generation.0, step)),

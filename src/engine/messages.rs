@@ -127,6 +127,7 @@ impl Engine {
         Ok(api::Outcome {
             message: format!("{workers} worker{plural} got it"),
             generation: None,
+            back_to: None,
             workers: Some(workers),
         })
     }

@@ -54,6 +54,7 @@ impl Engine {
             Action::Measure { worker } => self.measure(worker),
             Action::Release { worker } => self.release(worker),
             Action::LoadConfig { generation } => self.load_config(generation),
+            Action::Recall { generation, of } => self.recall(generation, of),
             Action::DropGeneration { generation } => {
                 self.releases.remove(&generation);
             }
@@ -325,7 +326,8 @@ impl Engine {
             return;
         };
         if let Ready::Exec(command) = &release.config.ready {
-            let found = release.launch.ready_program.as_deref();
+            let launch = &release.launch;
+            let found = (launch.ready_program.as_deref(), &launch.ready_pins);
             match self.run_beside(worker, release, found, command, Output::Inherit) {
                 Ok(process) => {
                     let added = self.poller.add(&process.pidfd, Token::ProbeExit(worker));

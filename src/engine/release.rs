@@ -2,7 +2,7 @@
 //! A configuration that workers run, and what it means on this machine.
 
 use super::{Engine, report};
-use crate::config::{Config, ConfigError, CpuAffinity, Cpus, Launch, cpu_list, cpu_order};
+use crate::config::{Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, cpu_list, cpu_order};
 use crate::core::{Event, GenerationId, Policy, Ready, SlotId, Worker};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use std::time::Duration;
 const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// A configuration that workers run.
+#[derive(Clone)]
 pub struct Release {
     /// What the file says.
     pub config: Config,
@@ -42,6 +43,24 @@ impl Release {
     pub fn cpu(&self, slot: SlotId) -> Option<usize> {
         let turn = (slot.0 as usize).checked_rem(self.cpus.len())?;
         self.cpus.get(turn).copied()
+    }
+
+    /// Whether its workers can still be started as they were.
+    ///
+    /// # Errors
+    /// What is gone.
+    fn is_there(&self) -> Result<(), String> {
+        let launch = &self.launch;
+        let all = [
+            &launch.pins,
+            &launch.ready_pins,
+            &launch.health_pins,
+            &launch.companion_pins,
+        ];
+        match all.into_iter().find_map(Pins::missing) {
+            None => Ok(()),
+            Some(gone) => Err(gone),
+        }
     }
 
     /// Its rules; `batch`: the app has no listener.
@@ -87,5 +106,19 @@ impl Engine {
         let policy = release.policy(self.listeners.is_empty());
         self.releases.insert(generation, release);
         Ok(policy)
+    }
+
+    /// [`crate::core::Action::Recall`]: what was kept of `of`, if its directory and its
+    /// programs are where they were.
+    pub(super) fn recall(&mut self, generation: GenerationId, of: GenerationId) {
+        let result = match self.releases.get(&of) {
+            Some(release) => release.is_there().map(|()| release.clone()),
+            None => Err("it was not kept".to_owned()),
+        };
+        let result = result.map(|release| {
+            self.releases.insert(generation, release);
+        });
+        self.pending
+            .push_back(Event::Recalled { generation, result });
     }
 }

@@ -22,6 +22,7 @@ pub fn plan(launch: &Launch) -> Plan {
         keep: Vec::new(),
         program: launch.program.display().to_string(),
         arguments: launch.arguments.clone(),
+        pins: launch.pins.clone(),
     }
 }
 
@@ -79,20 +80,38 @@ pub fn outcome(done: &Done) -> api::Outcome {
     let (message, generation, workers) = match done {
         Done::Generation {
             generation,
+            back_to,
             workers,
             took,
         } => {
             let took = took.as_secs_f64();
-            let text = format!("generation {generation}: {workers} workers, in {took:.1}s");
+            let back = back_to.map_or(String::new(), |of| format!(", a rollback to {of}"));
+            let text = format!("generation {generation}{back}: {workers} workers, in {took:.1}s");
             (text, Some(generation.0), Some(*workers))
+        }
+        Done::TakenBack {
+            generation,
+            serving,
+            took,
+        } => {
+            let took = took.as_secs_f64();
+            let text = format!(
+                "generation {generation} was taken back, generation {serving} serves; in {took:.1}s"
+            );
+            (text, Some(serving.0), None)
         }
         Done::Replaced { slot } => (format!("slot {slot} has a new worker"), None, None),
         Done::Scaled { workers } => (format!("{workers} workers are ready"), None, Some(*workers)),
         Done::Stopped => ("stopped".to_owned(), None, None),
     };
+    let back_to = match done {
+        Done::Generation { back_to, .. } => back_to.map(|of| of.0),
+        _ => None,
+    };
     api::Outcome {
         message,
         generation,
+        back_to,
         workers,
     }
 }
@@ -118,7 +137,11 @@ impl Engine {
                 cgroup: self.cgroup_name(Some(blame.worker)),
             },
             Failure::NoSuchSlot(_) => api::Error::NoSuchWorker { message },
-            Failure::Stopping | Failure::Superseded => api::Error::InProgress { message },
+            Failure::Stopping | Failure::Superseded | Failure::TakenBack { .. } => {
+                api::Error::InProgress { message }
+            }
+            Failure::NoWayBack(_) => api::Error::NoWayBack { message },
+            Failure::NotAllBack(_) => api::Error::NotAllBack { message },
             Failure::BadCount(_) => api::Error::InvalidParameter { message },
         }
     }
@@ -145,6 +168,11 @@ impl Engine {
             config: self.config.clone(),
             state: self.core.state().to_string(),
             generation: self.core.generation().0,
+            rolled_back: self.core.rolled_back().map(|back| api::RolledBack {
+                from: back.from.0,
+                to: back.to.0,
+                why: back.why.clone(),
+            }),
             workers: WorkersStatus {
                 desired,
                 ready: self.core.ready_workers(),

@@ -295,6 +295,7 @@ impl Engine {
                 });
             }
             Call::Reload {} => Request::Reload,
+            Call::Rollback {} => Request::Rollback,
             Call::Restart { slot: None } => Request::Restart,
             Call::Restart { slot: Some(slot) } => Request::Replace(SlotId(slot)),
             Call::Stop { .. } if self.unit.is_some() => {

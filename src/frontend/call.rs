@@ -103,9 +103,10 @@ fn send(parameters: &str) -> Result<Parsed, Value> {
 }
 
 fn call(name: &str, parameters: Value) -> Result<Parsed, Value> {
-    const METHODS: [&str; 6] = [
+    const METHODS: [&str; 7] = [
         "GetStatus",
         "Reload",
+        "Rollback",
         "Restart",
         "Stop",
         "Scale",

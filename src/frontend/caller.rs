@@ -33,7 +33,7 @@ impl Caller {
         }
     }
 
-    /// The group may look, reload and scale; what ends workers without a replacement
+    /// The group may look, reload, roll back and scale; what ends workers without a replacement
     /// is for root and the supervisor's own user. Every app has the group, for its
     /// supervisor's sake: what another app's processes are allowed is not due to it.
     ///
@@ -44,8 +44,8 @@ impl Caller {
             return Ok(());
         }
         let for_group = match call {
-            Call::GetStatus {} | Call::Reload {} | Call::Scale { .. } => true,
-            Call::Send { .. } | Call::Subscribe { .. } => true,
+            Call::GetStatus {} | Call::Reload {} | Call::Rollback {} => true,
+            Call::Scale { .. } | Call::Send { .. } | Call::Subscribe { .. } => true,
             Call::Restart { slot } => slot.is_some(),
             Call::Stop { .. } => false,
         };

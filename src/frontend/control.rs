@@ -207,6 +207,7 @@ mod tests {
                 let _ = ask.answers.send(Answer::Final(Ok(api::Outcome {
                     message: format!("{:?}", ask.call),
                     generation: None,
+                    back_to: None,
                     workers: None,
                 })));
             }

@@ -5,7 +5,7 @@ use super::*;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-fn scripts() -> impl Strategy<Value = Script> {
+pub(super) fn scripts() -> impl Strategy<Value = Script> {
     let exits = prop_oneof![
         3 => Just(None),
         1 => (0..5_000u64, any::<bool>())
@@ -57,7 +57,7 @@ fn healths() -> impl Strategy<Value = Option<Health>> {
     )
 }
 
-fn policies() -> impl Strategy<Value = Policy> {
+pub(super) fn policies() -> impl Strategy<Value = Policy> {
     let draining = prop::option::of(1..3u32);
     let failure = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Hold)];
     let numbers = (1..6u32, 1..4u32, 0..12u32, any::<bool>());
@@ -85,7 +85,7 @@ fn policies() -> impl Strategy<Value = Policy> {
                 watchdog,
                 pre_stop_delay: delay,
                 drains,
-                batch,
+                batch: Batch::Count(batch),
                 max_draining: most,
                 on_failure: fail,
                 crash_budget: n,
@@ -96,13 +96,15 @@ fn policies() -> impl Strategy<Value = Policy> {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Run(u64),
     Request(Request),
     /// The n-th living worker is killed from outside.
     Crash(usize),
     NextConfig(Box<(Policy, Script)>),
     BadConfig,
+    /// From now on nothing (`true`) or everything can be brought back.
+    Gone(bool),
     /// An event that nobody expects.
     Stray(Event),
 }
@@ -110,6 +112,7 @@ enum Step {
 fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         6 => Just(Request::Reload),
+        3 => Just(Request::Rollback),
         1 => Just(Request::Restart),
         2 => (0..7u32).prop_map(|n| Request::Replace(SlotId(n))),
         2 => (0..8u32).prop_map(|n| Request::Scale(Scale::To(n))),
@@ -153,6 +156,14 @@ fn strays() -> impl Strategy<Value = Event> {
         (worker.clone(), what).prop_map(|(worker, what)| Event::Notified { worker, what }),
         (worker, prop::option::of(any::<u64>()))
             .prop_map(|(worker, memory)| Event::Measured { worker, memory }),
+        (0..9u64, any::<bool>()).prop_map(|(n, there)| Event::Recalled {
+            generation: GenerationId(n),
+            result: if there {
+                Ok(())
+            } else {
+                Err("stray".to_owned())
+            },
+        }),
         (0..9u64).prop_map(|n| Event::ConfigLoaded {
             generation: GenerationId(n),
             result: Err("stray".to_owned()),
@@ -160,20 +171,21 @@ fn strays() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (0..4_000u64).prop_map(Step::Run),
         4 => requests().prop_map(Step::Request),
         2 => (0..12usize).prop_map(Step::Crash),
         2 => (policies(), scripts()).prop_map(|both| Step::NextConfig(Box::new(both))),
         1 => Just(Step::BadConfig),
+        1 => any::<bool>().prop_map(Step::Gone),
         2 => strays().prop_map(Step::Stray),
     ];
     prop::collection::vec(step, 1..40)
 }
 
 /// Plays `steps`; returns the requests that were made.
-fn play(sim: &mut Sim, steps: &[Step]) -> u64 {
+pub(super) fn play(sim: &mut Sim, steps: &[Step]) -> u64 {
     let mut asked = 0;
     for step in steps {
         match step {
@@ -192,6 +204,7 @@ fn play(sim: &mut Sim, steps: &[Step]) -> u64 {
                 sim.configs = VecDeque::from([Ok((policy.clone(), script.clone()))]);
             }
             Step::BadConfig => sim.configs = VecDeque::from([Err("typo".to_owned())]),
+            Step::Gone(gone) => sim.gone = *gone,
             Step::Stray(event) => sim.event(event.clone()),
         }
     }
@@ -212,7 +225,7 @@ fn kills_are_earned(sim: &Sim) {
 
 /// The same cases in every run, so that a red gate is never luck. With PROPTEST_CASES (the
 /// full tier: ten thousand) so many new ones.
-fn config() -> ProptestConfig {
+pub(super) fn config() -> ProptestConfig {
     let given = ProptestConfig::default();
     let many = given.cases > 1_000;
     ProptestConfig {
@@ -257,6 +270,7 @@ proptest! {
             prop_oneof![
                 (0..3_000u64).prop_map(Step::Run),
                 Just(Step::Request(Request::Reload)),
+                Just(Step::Request(Request::Rollback)),
                 (0..6u32).prop_map(|n| Step::Request(Request::Replace(SlotId(n)))),
                 Just(Step::BadConfig),
                 (policies(), scripts()).prop_map(|both| Step::NextConfig(Box::new(both))),

@@ -2,11 +2,13 @@
 //! The simulation: the core, scripted workers and a clock that jumps.
 
 mod ageing;
+mod capacity;
 mod health;
 mod invariants;
 mod lifecycle;
 mod node;
 mod recycle;
+mod rollback;
 mod rollout;
 mod table;
 mod words;
@@ -43,7 +45,7 @@ pub(super) fn policy(workers: u32) -> Policy {
         crash_window: ms(60_000),
         canary_time: ms(500),
         min_ready_time: ms(0),
-        batch: 1,
+        batch: Batch::Count(1),
         max_draining: None,
         on_failure: OnFailure::Rollback,
     }
@@ -100,6 +102,8 @@ pub(super) struct Sim {
     pub exit: Option<(Time, Outcome)>,
     /// Checked after every event.
     pub watch: fn(&Sim),
+    /// No generation can be brought back.
+    pub gone: bool,
     /// Put the core through its snapshot after every event.
     pub forgetful: bool,
 }
@@ -120,6 +124,7 @@ impl Sim {
             said_ready: None,
             exit: None,
             watch: |_| {},
+            gone: false,
             forgetful: false,
         };
         sim.event(Event::Begin);
@@ -144,7 +149,9 @@ impl Sim {
             };
             self.agenda.retain(|(_, e)| !about(e));
         }
+        let before = capacity::Before::of(self, &event);
         let actions = self.core.handle(self.now, event);
+        before.check(self, &actions);
         for action in actions {
             self.perform(action);
         }
@@ -184,6 +191,7 @@ impl Sim {
             Action::Hear { worker } => self.schedule(ms(0), Event::Heard { worker }),
             Action::Measure { worker } => self.measure(worker),
             Action::LoadConfig { generation } => self.load(generation),
+            Action::Recall { generation, of } => self.recall(generation, of),
             Action::SayReady => self.said_ready = Some(self.now),
             Action::Announce(transition) => {
                 if let Transition::Worker {
@@ -198,7 +206,10 @@ impl Sim {
             }
             Action::Reply { to, result } => self.replies.push((to, result)),
             Action::Exit(outcome) => self.exit = Some((self.now, outcome)),
-            Action::Release { .. } | Action::DropGeneration { .. } => {}
+            Action::Release { .. } => {}
+            Action::DropGeneration { generation } => {
+                self.scripts.remove(&generation);
+            }
         }
     }
 
@@ -276,6 +287,18 @@ impl Sim {
             Err(error) => Err(error),
         };
         self.schedule(ms(1), Event::ConfigLoaded { generation, result });
+    }
+
+    fn recall(&mut self, generation: GenerationId, of: GenerationId) {
+        let kept = self.scripts.get(&of).cloned();
+        let result = match (kept, self.gone) {
+            (Some(script), false) => {
+                self.scripts.insert(generation, script);
+                Ok(())
+            }
+            _ => Err("/srv/app/releases/1 is gone".to_owned()),
+        };
+        self.schedule(ms(1), Event::Recalled { generation, result });
     }
 
     /// Jumps to the next thing that happens; `false` when nothing will.

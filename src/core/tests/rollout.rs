@@ -3,7 +3,7 @@
 
 use super::*;
 
-fn never_fewer_ready(sim: &Sim) {
+pub(super) fn never_fewer_ready(sim: &Sim) {
     let (desired, _) = sim.core.desired_workers();
     assert!(
         sim.said_ready.is_none() || sim.core.ready_workers() >= desired,
@@ -14,7 +14,7 @@ fn never_fewer_ready(sim: &Sim) {
 }
 
 /// Four ready workers and a new configuration to come.
-fn running(next: Config) -> Sim {
+pub(super) fn running(next: Config) -> Sim {
     let mut sim = Sim::new(policy(4), Script::default());
     sim.run(ms(1_000));
     sim.configs = VecDeque::from([next]);
@@ -22,7 +22,7 @@ fn running(next: Config) -> Sim {
     sim
 }
 
-fn failing(exit_after: u64) -> Script {
+pub(super) fn failing(exit_after: u64) -> Script {
     Script {
         exits: Some((ms(exit_after), Exit::Code(1))),
         ready: Some(ms(100)),
@@ -50,6 +50,7 @@ fn reload_replaces_slot_by_slot_after_the_canary() {
     let took = ms(1 + 100 + 500 + 300);
     let done = Done::Generation {
         generation: GenerationId(2),
+        back_to: None,
         workers: 4,
         took,
     };
@@ -62,7 +63,7 @@ fn reload_replaces_slot_by_slot_after_the_canary() {
 #[test]
 fn a_batch_replaces_so_many_at_a_time_after_the_canary() {
     let mut p = policy(4);
-    p.batch = 3;
+    p.batch = Batch::Count(3);
     let mut sim = running(Ok((p, Script::default())));
     sim.request(1, Request::Reload);
     sim.run(ms(602));

@@ -64,6 +64,7 @@ fn requests(slot: SlotId) -> Vec<(String, Request)> {
     let mut all = every!(Request:
         Request::Reload => ["reload" => Request::Reload],
         Request::Restart => ["restart" => Request::Restart],
+        Request::Rollback => ["rollback" => Request::Rollback],
         Request::Replace(_) => [
             "replace in its slot" => Request::Replace(slot),
             "replace in a slot that is not there" => Request::Replace(SlotId(9)),
@@ -103,6 +104,7 @@ fn timers(worker: WorkerId, slot: SlotId) -> Vec<(String, Timer)> {
 fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(String, Trigger)> {
     let error = || "no such file".to_owned();
     let loaded = |result| Event::ConfigLoaded { generation, result };
+    let recalled = |result| Event::Recalled { generation, result };
     let mut all = every!(Event:
         Event::Begin => ["begin" => Event::Begin],
         Event::Wake => [], // by timers
@@ -136,6 +138,10 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
             "configuration loaded" => loaded(Ok(Box::new(rules(2)))),
             "configuration refused" => loaded(Err(error())),
         ],
+        Event::Recalled { .. } => [
+            "brought back" => recalled(Ok(())),
+            "cannot be brought back" => recalled(Err(error())),
+        ],
         Event::Requested { .. } => [], // by requests
     );
     let said = notifications().into_iter();
@@ -158,7 +164,7 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
 fn concerns(trigger: &Trigger) -> (bool, bool) {
     match trigger {
         Trigger::Event(event) => match event.as_ref() {
-            Event::Begin | Event::ConfigLoaded { .. } => (false, true),
+            Event::Begin | Event::ConfigLoaded { .. } | Event::Recalled { .. } => (false, true),
             Event::Requested { .. } => (true, true),
             Event::Wake
             | Event::Spawned { .. }

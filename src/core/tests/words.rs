@@ -67,6 +67,7 @@ impl Names {
             Action::Measure { worker } => format!("look at the memory of {}", self.worker(*worker)),
             Action::Release { worker } => format!("release {}", self.worker(*worker)),
             Action::LoadConfig { .. } => "read the configuration".to_owned(),
+            Action::Recall { of, .. } => format!("bring generation {of} back"),
             Action::DropGeneration { generation } => format!("forget generation {generation}"),
             Action::SayReady => "`READY=1` to systemd".to_owned(),
             Action::Announce(transition) => return self.transition(transition),
@@ -125,6 +126,9 @@ fn step_words(step: &RolloutStep) -> &'static str {
         RolloutStep::Failed(_) => "rollout failed",
         RolloutStep::Finished { .. } => "rollout finished",
         RolloutStep::Undone { .. } => "rollout undone",
+        RolloutStep::NoWayBack(_) => "no way back",
+        RolloutStep::TakenBack => "rollout taken back",
+        RolloutStep::FallingBack { .. } => "falling back",
     }
 }
 
@@ -145,6 +149,9 @@ fn failure(failure: &Failure) -> &'static str {
     match failure {
         Failure::ConfigInvalid(_) => "configuration invalid",
         Failure::GenerationFailed { .. } => "generation failed",
+        Failure::TakenBack { .. } => "taken back",
+        Failure::NoWayBack(_) => "no way back",
+        Failure::NotAllBack(_) => "not all went back",
         Failure::WorkerFailed(_) => "worker failed",
         Failure::Stopping => "stopping",
         Failure::Superseded => "superseded",

@@ -137,6 +137,7 @@ impl Engine {
             cgroup,
             program: program.display().to_string(),
             arguments: companion.command.clone(),
+            pins: launch.companion_pins.clone(),
             ..report::plan(launch)
         };
         let environment = self.companion_environment(&launch.environment, generation);

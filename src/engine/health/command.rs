@@ -8,6 +8,7 @@ use super::super::poller::Token;
 use super::super::spawn::{Output, Process, spawn, try_wait};
 use super::super::{Engine, Release};
 use super::How;
+use crate::config::Pins;
 use crate::core::{Exit, Verdict, WorkerId};
 use crate::exec::Plan;
 use nix::fcntl::OFlag;
@@ -50,25 +51,27 @@ impl Running {
 }
 
 impl Engine {
-    /// Starts a command beside a worker. `found` is where its program is.
+    /// Starts a command beside a worker. With where its program is, and what its
+    /// paths lead to.
     pub(in super::super) fn run_beside(
         &self,
         worker: WorkerId,
         release: &Release,
-        found: Option<&Path>,
+        (program, pins): (Option<&Path>, &Pins),
         words: &[String],
         output: Output<'_>,
     ) -> io::Result<Process> {
         let gone = || io::Error::other("the worker is gone");
         let held = self.held.get(&worker).ok_or_else(gone)?;
         let known = self.core.worker(worker).ok_or_else(gone)?;
-        let program = found.map_or(words[0].clone(), |p| p.display().to_string());
+        let program = program.map_or(words[0].clone(), |p| p.display().to_string());
         let cgroup = self.cgroup.as_ref();
         let plan = Plan {
             cgroup: cgroup.map(|c| c.entrance(worker).display().to_string()),
             directory: release.launch.directory.display().to_string(),
             program,
             arguments: words.to_vec(),
+            pins: pins.clone(),
             ..Plan::default()
         };
         let mut environment =
@@ -87,7 +90,8 @@ impl Engine {
         let release = release.ok_or_else(|| io::Error::other("its configuration is gone"))?;
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
         rustix::io::ioctl_fionbio(&reader, true)?;
-        let found = release.launch.health_program.as_deref();
+        let launch = &release.launch;
+        let found = (launch.health_program.as_deref(), &launch.health_pins);
         let output = Output::Pipe(writer.as_fd());
         let process = self.run_beside(worker, release, found, words, output)?;
         let running = Running {

@@ -5,7 +5,7 @@ use super::super::output::Tail;
 use super::super::spawn::{Output, next_zombie, reap, spawn, try_wait};
 use super::super::{report, tree};
 use super::{Batch, Start};
-use crate::config::{Launch, Spread};
+use crate::config::{Launch, Pins, Spread};
 use crate::core::{Exit, WorkerId};
 use crate::exec::Plan;
 use crate::protocol::node::PRELOAD;
@@ -155,6 +155,8 @@ fn as_user(plan: Plan, user: &str) -> Plan {
     Plan {
         program: runuser.unwrap_or(places[0]).to_owned(),
         arguments,
+        // What they are about has moved in the line.
+        pins: Pins::default(),
         ..plan
     }
 }
