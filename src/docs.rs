@@ -31,3 +31,18 @@ pub fn assert_section(file: &str, name: &str, expected: &str) {
          {first:#?}\nlook at it, then: UPDATE_DOCS=1 cargo test --lib"
     );
 }
+
+/// Asserts that `file` consists of `expected`. With UPDATE_DOCS=1 it is written.
+pub fn assert_file(file: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if std::env::var_os("UPDATE_DOCS").is_some_and(|v| v == "1") {
+        std::fs::write(&path, expected).expect("the file is writable");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    let differing = found.lines().zip(expected.lines()).find(|(a, b)| a != b);
+    assert!(
+        found == expected,
+        "{file} is not what the code says; first difference (there, here): {differing:#?}\n\
+         look at it, then: UPDATE_DOCS=1 cargo test --lib"
+    );
+}

@@ -2,15 +2,19 @@
 //! Every line that the command line prints without a supervisor: reviewed snapshots in
 //! `tests/snapshots`.
 
+#[path = "cli/broken.rs"]
+mod broken;
+#[path = "cli/config.rs"]
+mod config;
+
 use app_cluster::cli::Arguments;
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 /// Runs app-cluster; paths under `home` are shown as `[HOME]`.
 fn run_in(home: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_app-cluster"))
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_app-cluster"))
         .args(arguments)
         .current_dir(home)
         .env_clear()
@@ -56,9 +60,15 @@ fn transcript(lines: &[&[&str]]) -> String {
 #[test]
 fn help() {
     reviewed("help", &run(&["--help"]));
+    for part in ["show", "cat", "schema"] {
+        reviewed(
+            &format!("help_config_{part}"),
+            &run(&["config", part, "--help"]),
+        );
+    }
     for verb in [
-        "dev", "run", "hello", "status", "start", "reload", "rollback", "restart", "stop",
-        "delete", "enable", "disable", "scale", "logs", "send", "messages", "check",
+        "config", "dev", "run", "hello", "status", "start", "reload", "rollback", "restart",
+        "stop", "delete", "enable", "disable", "scale", "logs", "send", "messages", "check",
     ] {
         reviewed(&format!("help_{verb}"), &run(&[verb, "--help"]));
     }
@@ -265,9 +275,18 @@ fn the_manual_has_every_verb_flag_and_signal() {
     };
     let mut missing = Vec::new();
     let program = Arguments::command();
-    for verb in program.get_subcommands() {
-        let name = verb.get_name();
-        let text = &entry(section("COMMANDS"), name);
+    let parts = |verb: &Command| {
+        let parts = verb.get_subcommands().cloned();
+        let parts: Vec<(String, Command)> = parts
+            .map(|part| (format!("{} {}", verb.get_name(), part.get_name()), part))
+            .collect();
+        match parts.is_empty() {
+            true => vec![(verb.get_name().to_owned(), verb.clone())],
+            false => parts,
+        }
+    };
+    for (name, verb) in program.get_subcommands().flat_map(parts) {
+        let text = &entry(section("COMMANDS"), &name);
         assert!(
             section("SYNOPSIS").contains(&format!(".Cm {name}")),
             "{name}"

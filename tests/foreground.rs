@@ -10,6 +10,8 @@ mod releases;
 
 #[path = "foreground/balance.rs"]
 mod balance;
+#[path = "foreground/changes.rs"]
+mod changes;
 #[path = "foreground/cpus.rs"]
 mod cpus;
 #[path = "foreground/environment.rs"]

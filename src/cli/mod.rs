@@ -4,11 +4,13 @@
 mod autostart;
 mod check;
 mod client;
+mod config;
 mod delete;
 mod dev;
 mod inside;
 mod logs;
 mod manage;
+mod plan;
 mod port;
 mod reload;
 mod run;
@@ -164,6 +166,12 @@ enum Verb {
         /// The app
         #[arg(default_value = DEFAULT_NAME)]
         name: String,
+        /// Change nothing: show what a reload would do now; fails if it would be refused
+        #[arg(long)]
+        dry_run: bool,
+        /// The result as one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Go back to the last good generation: its configuration, and its code where that is kept
     ///
@@ -257,6 +265,9 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show the configuration of an app: what holds, the files, or what may be in them
+    #[command(subcommand)]
+    Config(config::Part),
     /// Check a configuration file, as a reload would
     Check {
         /// A file, or an app
@@ -297,7 +308,14 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
         Verb::Run { name, config } => run::main(&checked(name)?, config),
         Verb::Hello => Ok(crate::hello::run()?),
         Verb::Status { name, json, ready } => status::main(&checked(name)?, json, ready),
-        Verb::Reload { name } => reload::main(&checked(name)?),
+        Verb::Reload {
+            name,
+            dry_run,
+            json,
+        } => match dry_run {
+            true => plan::main(&checked(name)?, json),
+            false => reload::main(&checked(name)?, json),
+        },
         Verb::Rollback { name, json } => reload::rollback(&checked(name)?, json),
         Verb::Restart { target } => reload::restart(&target),
         Verb::Start(options) => start::main(&options),
@@ -316,6 +334,7 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
             json,
         } => send::send(&target, &message, json),
         Verb::Messages { target, .. } => send::messages(&target),
+        Verb::Config(part) => config::main(&part),
         Verb::Check { what, json, as_is } => check::main(&what, json, as_is),
     }
 }

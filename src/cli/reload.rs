@@ -6,6 +6,7 @@ use super::target::Target;
 use super::{Fail, logs};
 use crate::api::{self, Call, Outcome};
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
@@ -14,8 +15,8 @@ const LAST_LINES: u32 = 20;
 /// How much later than the supervisor systemd may send us its SIGTERM.
 const SIGTERM_LATE: Duration = Duration::from_secs(1);
 
-pub fn main(name: &str) -> Result<(), Fail> {
-    change(name, &Call::Reload {}, false)
+pub fn main(name: &str, json: bool) -> Result<(), Fail> {
+    change(name, &Call::Reload {}, json)
 }
 
 pub fn rollback(name: &str, json: bool) -> Result<(), Fail> {
@@ -44,7 +45,7 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     match answer {
         Ok(outcome) => {
             if json {
-                println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+                println!("{}", json!(outcome));
             } else if !quiet {
                 println!("{name}: {}", outcome.message);
             }
@@ -59,7 +60,12 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
                     // same SIGTERM, which has another exit status.
                     std::thread::sleep(SIGTERM_LATE);
                 }
-                CallError::Refused(error) => show_last_lines(error, began),
+                CallError::Refused(error) => {
+                    if json {
+                        println!("{}", json!(error));
+                    }
+                    show_last_lines(error, began);
+                }
                 CallError::Broken(_) => {}
             }
             Err(error.into())

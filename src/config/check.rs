@@ -16,10 +16,15 @@ pub fn check(config: &Config, base: impl IntoIterator<Item = (String, String)>) 
         Ok(_) => Vec::new(),
         Err(error) => error.diagnostics,
     };
+    found.extend(doubts(config));
+    found
+}
+
+/// Only these warnings.
+pub fn doubts(config: &Config) -> Vec<Diagnostic> {
     let mut doubtful = warnings(config, &Cpus::detect());
     doubtful.sort_by_key(|d| d.position.line);
-    found.extend(doubtful);
-    found
+    doubtful
 }
 
 /// What can be used but is probably not meant, with the workers of a machine with `cpus`.

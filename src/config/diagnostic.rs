@@ -171,6 +171,9 @@ pub struct Place {
     pub origin: String,
     /// Where in it.
     pub position: Position,
+    /// The value on one line, as it would be written; "" for a table whose entries have
+    /// places of their own (`node.preload`), and for the values of variables.
+    pub value: String,
 }
 
 /// Where a configuration came from, for what is found wrong with it later.
@@ -178,7 +181,8 @@ pub struct Place {
 pub struct Source {
     /// The main file, or `command line`.
     pub origin: String,
-    /// Place of the value of each key that was given; of several the one that holds.
+    /// Place of the value of each key that was given; of several the one that holds. The
+    /// variables of `environment` and the keys of a section have one each, `node.preload`.
     pub places: BTreeMap<String, Place>,
 }
 

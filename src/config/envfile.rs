@@ -23,6 +23,17 @@ pub(super) fn valid_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A name that is valid, and like `name`.
+pub(super) fn like(name: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let chars = name.chars().take(64).map(|c| if fits(c) { c } else { '_' });
+    let like: String = chars.collect();
+    match like.starts_with(|c: char| !c.is_ascii_digit()) {
+        true => like,
+        false => format!("_{like}"),
+    }
+}
+
 /// The variables set in `text`, in its order. `origin` is what errors call the file.
 ///
 /// # Errors
@@ -44,7 +55,7 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<(String, String)>, V
         {
             let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
             errors.push(Diagnostic {
-                position: Position::of(text, start..end),
+                position: super::hide::in_file(Position::of(text, start..end)),
                 ..Diagnostic::file(origin, message, hint)
             });
         }
@@ -75,13 +86,15 @@ fn assignment(
     let value = value(chars);
     if let Some(plain) = name.strip_prefix("export ") {
         let hint = format!("remove `export`: {}=...", plain.trim_start());
-        return Err(("this is no shell script".into(), Some(hint)));
+        return Err(("a file of variables is no shell script".into(), Some(hint)));
     }
-    valid_name(name).map_err(|why| (why, None))?;
-    super::launch::settable(name).map_err(|why| (why, None))?;
-    let value = value.map_err(|why| (why, None))?;
+    let hint = |text: &str| Some(text.to_owned());
+    valid_name(name).map_err(|why| (why, hint("write NAME=VALUE; a comment starts with `#`")))?;
+    super::launch::settable(name).map_err(|why| (why, hint(super::launch::LEAVE_OUT)))?;
+    let value = value.map_err(|why| (why, hint("close it, or put a backslash before it")))?;
     if value.contains('\0') {
-        return Err(("a variable cannot contain a NUL character".into(), None));
+        let why = "a variable cannot contain a NUL character";
+        return Err((why.into(), hint("is it a text file?")));
     }
     variables.push((name.to_owned(), value));
     Ok(())

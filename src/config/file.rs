@@ -76,7 +76,7 @@ fn contents(file: &File) -> Result<Vec<u8>, ReadError> {
         };
         return Err(ReadError::new(
             format!("this is {what}, not a regular file"),
-            None,
+            Some("name a file".into()),
         ));
     }
     let mut bytes = Vec::new();

@@ -4,7 +4,7 @@
 use super::diagnostic::{ConfigError, Diagnostic};
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Where the configuration of apps is, and where drop-ins for it may be, the more
@@ -44,9 +44,11 @@ pub(super) fn drop_ins(file: &Path) -> Vec<PathBuf> {
             }
         }
     }
+    // A link to /dev/null, however it gets there.
+    let null = std::fs::metadata("/dev/null").map(|null| null.rdev()).ok();
     let masked = |path: &PathBuf| {
-        let target = std::fs::read_link(path).unwrap_or_default();
-        target == Path::new("/dev/null")
+        let found = std::fs::metadata(path);
+        found.is_ok_and(|at| at.file_type().is_char_device() && Some(at.rdev()) == null)
     };
     found
         .into_values()
@@ -126,6 +128,7 @@ mod tests {
         fs::write(drop_in.join(".swp.toml"), "not toml").unwrap();
         fs::write(drop_in.join("readme"), "not toml").unwrap();
         symlink("/dev/null", drop_in.join("30-masked.toml")).unwrap();
+        symlink("30-masked.toml", drop_in.join("31-masked.toml")).unwrap();
         let config = Config::load(&file).unwrap();
         assert_eq!(
             (config.workers, config.batch.of(100)),

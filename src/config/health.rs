@@ -14,7 +14,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// Longest path that is asked for, in bytes.
 const LONGEST_PATH: usize = 1024;
 /// Most bad answers that can be borne.
-const MOST_FAILURES: u32 = 1000;
+pub(super) const MOST_FAILURES: u32 = 1000;
 
 /// The question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,6 +47,9 @@ const OURS: &[&str] = &[
     "APP_CLUSTER_STOPPING",
 ];
 
+/// What to do about those.
+pub(super) const LEAVE_OUT: &str = "leave it out";
+
 /// Checks that a configuration may set the variable `name`.
 ///
 /// # Errors
@@ -228,7 +231,7 @@ fn read_environment(
                 return Err(vec![found]);
             }
             let message = format!("environment file `{origin}`: {}", found.message);
-            let optional = || format!("write \"-{origin}\" if it may be missing");
+            let optional = || format!("make it, or write \"-{origin}\" if it may be missing");
             let hint = found.hint.or_else(|| missing.then(optional));
             Err(vec![self::error(
                 config,
@@ -260,7 +263,10 @@ fn usable_directory(directory: &Path) -> Result<(), (String, Option<String>)> {
         let (why, hint) = access::denied(directory, "enter");
         (format!("directory `{shown}`: {why}"), hint)
     };
-    let plain = |why: String| (why, None);
+    let plain = |why: String| {
+        let hint = "make it, or correct `directory`";
+        (why, Some(hint.to_owned()))
+    };
     match std::fs::metadata(directory) {
         Err(error) => Err(match error.kind() {
             ErrorKind::NotFound => plain(format!(
@@ -277,7 +283,11 @@ fn usable_directory(directory: &Path) -> Result<(), (String, Option<String>)> {
 }
 
 /// Looks up the program `word` as execvp(3) would in a worker.
-fn find(word: &str, directory: &Path, path: &str) -> Result<PathBuf, (String, Option<String>)> {
+pub(super) fn find(
+    word: &str,
+    directory: &Path,
+    path: &str,
+) -> Result<PathBuf, (String, Option<String>)> {
     if word.is_empty() {
         return Err(("the command is empty".into(), None));
     }
@@ -335,14 +345,17 @@ fn executable(program: &Path) -> Result<(), (String, Option<String>)> {
     match std::fs::metadata(program) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err((
             format!("cannot be run: {}", file::missing_because(program)),
-            None,
+            Some("deploy it first, or correct the path".into()),
         )),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let (why, hint) = access::denied(program, "run");
             Err((format!("cannot be run: {why}"), hint))
         }
         Err(error) => Err((format!("cannot be run: {error}"), None)),
-        Ok(found) if found.is_dir() => Err(("is a directory".into(), None)),
+        Ok(found) if found.is_dir() => Err((
+            "is a directory".into(),
+            Some("name the program in it".into()),
+        )),
         Ok(_) if eaccess(program, AccessFlags::X_OK).is_err() => Err((
             "exists but is not executable".into(),
             Some(format!(

@@ -107,6 +107,7 @@ fn launch_errors() {
       |
     2 | directory = "DIR/gone"
       |             ^^^^^^^^^^^^^^^^^^^^^^
+      = help: make it, or correct `directory`
     "#);
     assert_snapshot!(show("command = [\"/bin/sh\"]\nenvironment_files = [\"DIR/gone\"]"), @r#"
     error: environment file `DIR/gone`: no such file or directory
@@ -114,7 +115,7 @@ fn launch_errors() {
       |
     2 | environment_files = ["DIR/gone"]
       |                     ^^^^^^^^^^^^^^^^^^^^^^^^
-      = help: write "-DIR/gone" if it may be missing
+      = help: make it, or write "-DIR/gone" if it may be missing
     "#);
     std::fs::remove_dir_all(dir.path().join("releases/1")).unwrap();
     assert_snapshot!(show("command = [\"./x\"]\ndirectory = \"DIR/current\""), @r#"
@@ -123,6 +124,7 @@ fn launch_errors() {
       |
     2 | directory = "DIR/current"
       |             ^^^^^^^^^^^^^^^^^^^^^^^^^
+      = help: make it, or correct `directory`
     "#);
 }
 

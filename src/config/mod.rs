@@ -13,11 +13,14 @@ mod check;
 mod companion;
 mod cpus;
 mod diagnostic;
+mod diff;
 mod envfile;
 mod file;
 mod fragments;
 mod health;
+mod hide;
 mod keys;
+mod kind;
 mod launch;
 mod lines;
 mod listen;
@@ -25,7 +28,10 @@ mod node;
 mod pins;
 mod policy;
 mod read;
+mod schema;
+mod show;
 mod slot_listen;
+mod syntax;
 mod together;
 mod toml_reader;
 mod units;
@@ -37,22 +43,28 @@ mod launch_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;
 
 pub use affinity::{CpuAffinity, list as cpu_list, order as cpu_order};
-pub use check::check;
+pub use check::{check, doubts};
 pub use companion::Companion;
 pub use cpus::Cpus;
 pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+pub use diff::{Changes, FileChange, KeyChange, Seen, VariableChanges};
 pub use file::current_directory;
 pub use fragments::drop_in_directory;
 pub use health::{HealthCheck, Question};
 pub use keys::{KEYS, Key, Status};
+pub use kind::Kind;
 pub use launch::{Launch, inherited_environment};
 pub use lines::Spread;
 pub use listen::{Listen, ListenAddress};
 pub use node::{NodeSettings, Runner};
 pub use pins::{Pin, Pins};
+pub use schema::{SCHEMA_FILE, schema};
+pub use show::{HIDDEN, Shown, without_values};
 pub use slot_listen::SlotListen;
 pub use units::{duration, show as show_duration, show_size, signal, valid_account, valid_name};
 pub use words::split as split_command;
@@ -373,6 +385,14 @@ impl Config {
         read::config(&Config::fragments(path)?)
     }
 
+    /// The files that [`Config::load`] reads, in its order: text and name of each.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn files(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+        Config::fragments(path)
+    }
+
     /// What the units of the app are made from, where [`Config::load`] fails because of
     /// something else in the same files. All other keys have their defaults.
     ///
@@ -385,7 +405,14 @@ impl Config {
     /// The text and the name of the file `path` and of each drop-in.
     fn fragments(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
         let origin = path.display().to_string();
-        let text = file::read(path).map_err(|error| error.diagnostic(&origin))?;
+        let text = file::read(path).map_err(|error| {
+            let missing = error.missing;
+            let mut found = error.diagnostic(&origin);
+            if missing && found.hint.is_none() {
+                found.hint = Some("correct the name, or write it: see app-cluster.toml(5)".into());
+            }
+            found
+        })?;
         let mut all = vec![(text, origin)];
         for path in fragments::drop_ins(path) {
             fragments::check_owner(&path)?;

@@ -5,7 +5,6 @@ use super::diagnostic::{ConfigError, Source};
 use super::keys::{self, Status};
 use super::toml_reader::{Findings, Problem, Read, Reader, Value, all};
 use super::values::{account, boolean, choice, duration, expected, integer, list, mode, string};
-use super::words::toml_string;
 use super::{
     Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
     Workers, affinity, ageing, envfile, health, launch, node, together, units, words,
@@ -22,15 +21,23 @@ use toml::de::DeValue;
 /// # Errors
 /// See [`Config::parse`].
 pub(super) fn config(fragments: &[(String, String)]) -> Result<Config, ConfigError> {
-    let all = |file: &mut Reader<'_>, config: &mut Config| {
-        program(file, config);
-        sockets(file, config);
-        unit(file, config);
-        supervision(file, config);
-        reload(file, config);
-        others(file);
-    };
-    read(fragments, all, together::all)
+    read(fragments, every_key, together::all)
+}
+
+fn every_key(file: &mut Reader<'_>, config: &mut Config) {
+    program(file, config);
+    sockets(file, config);
+    unit(file, config);
+    supervision(file, config);
+    reload(file, config);
+    others(file);
+}
+
+/// What is wrong with single keys of `text`.
+#[cfg(test)]
+pub(super) fn single_keys(text: &str) -> Result<Config, ConfigError> {
+    let fragments = [(text.to_owned(), "web.toml".to_owned())];
+    read(&fragments, every_key, |_, _| {})
 }
 
 /// The same, but only of the keys that units are made from; whatever the others say, and
@@ -199,24 +206,27 @@ fn others(file: &mut Reader<'_>) {
         }
         let known = keys::find(&name).map(|key| key.status);
         if let Some(Status::NotYet(meanwhile)) = known {
-            let hint = (!meanwhile.is_empty()).then(|| format!("meanwhile: {meanwhile}"));
-            file.error(span, format!("`{name}` is not yet supported"), hint);
+            let hint = match meanwhile {
+                "" => "leave it out".to_owned(),
+                meanwhile => format!("meanwhile: {meanwhile}"),
+            };
+            file.error(span, format!("`{name}` is not yet supported"), Some(hint));
             continue;
         }
         let shown: String = name.chars().take(64).collect();
+        let message = format!("unknown key `{}`", shown.escape_debug());
         let hint = match keys::suggest(&name) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None if value.is_table() => {
-                "there are no sections but `[environment]`, `[listen]`, `[health]`, `[node]` and `[companion]`"
-                    .to_owned()
+            // The line may have the values of variables.
+            Some("environment") => {
+                let hint = "did you mean `environment`?".to_owned();
+                file.error_in_variables(span, message, Some(hint));
+                continue;
             }
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if value.is_table() => format!("the sections are {}", keys::sections()),
             None => "app-cluster.toml(5) lists the keys".to_owned(),
         };
-        file.error(
-            span,
-            format!("unknown key `{}`", shown.escape_debug()),
-            Some(hint),
-        );
+        file.error(span, message, Some(hint));
     }
 }
 
@@ -253,21 +263,23 @@ fn environment(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
         return Err(expected(value, "a table, such as { NODE_ENV = \"production\" }").into());
     };
     let pairs = all(table.iter().map(|(name, value)| {
-        envfile::valid_name(name.get_ref())
-            .and_then(|()| launch::settable(name.get_ref()))
-            .map_err(|why| Problem::at(value, why))?;
+        envfile::valid_name(name.get_ref()).map_err(|why| {
+            let meant = envfile::like(name.get_ref());
+            Problem::at(value, why).hint(format!("such as {meant}"))
+        })?;
+        launch::settable(name.get_ref())
+            .map_err(|why| Problem::at(value, why).hint(launch::LEAVE_OUT))?;
         let text = string(value, "a string").map_err(|mut problems: Vec<Problem>| {
-            let shown = match value.get_ref() {
-                DeValue::Integer(number) => number.to_string(),
-                DeValue::Float(number) => number.to_string(),
-                DeValue::Boolean(flag) => flag.to_string(),
-                _ => return problems,
-            };
-            let quoted = format!("write {} = {}", name.get_ref(), toml_string(&shown));
-            problems
-                .pop()
-                .map(|p| p.hint(quoted).into())
-                .unwrap_or_default()
+            let of_one_word = matches!(
+                value.get_ref(),
+                DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)
+            );
+            // Not with the value: nobody is to see it.
+            let quoted = format!("put it in quotes: {} = \"...\"", name.get_ref());
+            match problems.pop() {
+                Some(problem) if of_one_word => problem.hint(quoted).into(),
+                other => other.into_iter().collect::<Vec<_>>(),
+            }
         })?;
         Ok((name.get_ref().to_string(), text.to_owned()))
     }))?;
@@ -317,7 +329,10 @@ fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
     } else {
         list(value, "[\"127.0.0.1:3000\"]", unnamed)?
     };
-    Listen::distinct(&listeners).map_err(|why| Problem::at(value, why))?;
+    Listen::distinct(&listeners).map_err(|why| match why.contains(": name them") {
+        true => Problem::at(value, why),
+        false => Problem::at(value, why).hint("leave one of them out"),
+    })?;
     Ok(listeners)
 }
 

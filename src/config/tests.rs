@@ -12,12 +12,17 @@ fn bad(text: &str) -> String {
     Config::parse(text, "web.toml").unwrap_err().to_string()
 }
 
-/// The messages only, one a line, for the value of one key beside a valid command.
+/// The messages, one a line, then the remedies, for the value of one key beside a valid
+/// command.
 fn why(line: &str) -> String {
     let text = format!("command = \"true\"\n{line}\n");
     let error = Config::parse(&text, "web.toml").unwrap_err();
-    let messages = error.diagnostics.into_iter().map(|found| found.message);
-    messages.collect::<Vec<_>>().join("\n")
+    let messages = error.diagnostics.iter().map(|found| found.message.clone());
+    let hints = error.diagnostics.iter().map(|found| {
+        let hint = found.hint.clone();
+        hint.unwrap_or_else(|| panic!("{line}: no remedy: {}", found.message))
+    });
+    messages.chain(hints).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -187,13 +192,14 @@ fn all_errors_of_a_file_are_shown() {
       |
     3 | health = "/health"
       |          ^^^^^^^^^
+      = help: such as health = { http = "/health", interval = "5s", timeout = "2s", failures = 3 }
 
     error: `backoff_min` (1min) is longer than `backoff_max` (15s)
      --> web.toml:4:15
       |
     4 | backoff_min = "1min"   # too long
       |               ^^^^^^
-      = help: the delay between crashes grows from backoff_min to backoff_max
+      = help: make `backoff_max` longer or `backoff_min` shorter: the delay grows from the one to the other
 
     error: no program can act on signal KILL
      --> web.toml:5:15
@@ -219,6 +225,7 @@ fn one_error_each() {
       |
     2 | command = [
       |            ^
+      = help: close what was opened: a quote, `]` or `}`
     "#);
     assert_snapshot!(bad("# nothing"), @r#"
     error: `command` is missing
@@ -226,11 +233,12 @@ fn one_error_each() {
       = help: add what to run, such as command = ["node", "server.js"]
     "#);
     assert_snapshot!(bad("command = \"true\"\n\tlisten = [\"[::]:80\", \"ä\", \"0.0.0.0:80\"]"), @r#"
-    error: `ä` is no address to listen on, such as "127.0.0.1:3000", "[::]:80", "3000" or "unix:/run/web.sock"
+    error: `ä` is no address to listen on
      --> web.toml:2:23
       |
     2 |  listen = ["[::]:80", "ä", "0.0.0.0:80"]
       |                       ^^^
+      = help: such as "127.0.0.1:3000", "[::]:80", "3000" or "unix:/run/web.sock"
     "#);
     assert_snapshot!(bad("command = \"true\"\n[server]\nport = 80"), @r#"
     error: unknown key `server`
@@ -238,7 +246,7 @@ fn one_error_each() {
       |
     2 | [server]
       |  ^^^^^^
-      = help: there are no sections but `[environment]`, `[listen]`, `[health]`, `[node]` and `[companion]`
+      = help: the sections are `[environment]`, `[listen]`, `[ready]`, `[health]`, `[node]` and `[companion]`
     "#);
 }
 
@@ -356,9 +364,23 @@ fn wrong_values() {
 }
 
 #[test]
-fn the_hint_for_a_number_in_the_environment_can_be_pasted() {
-    let text = bad("command = \"true\"\nenvironment.PORT = 3000");
-    assert!(text.contains("write PORT = \"3000\""), "{text}");
+fn no_value_of_a_variable_is_shown_where_it_is_wrong() {
+    for wrong in [
+        "environment.PIN = 4711",
+        "[environment]\n\"A B\" = \"4711\"",
+        "[environment]\nLISTEN_FDS = \"4711\"",
+        "environment = { PIN = \"4711\", PORT = true }",
+        "environment = \"PIN=4711\"",
+        "enviroment = { PIN = \"4711\" }",
+        "env.PIN = \"4711\"",
+        "[environment]\nPIN = \"4711",
+        "[environment]\nPIN = 4711x",
+    ] {
+        let text = bad(&format!("command = \"true\"\n{wrong}"));
+        assert!(!text.contains("4711"), "{text}");
+    }
+    let text = bad("command = \"true\"\nenvironment.PIN = 4711");
+    assert!(text.contains("put it in quotes: PIN = \"...\""), "{text}");
 }
 
 #[test]
@@ -367,7 +389,10 @@ fn listeners_keep_the_order_of_the_file() {
     let names: Vec<_> = config.listen.iter().map(|l| l.name.as_str()).collect();
     assert_eq!(names, ["z", "a", "m", "b"]);
     let message = why("listen = { a = \"80\", b = \"80\" }");
-    assert_eq!(message, "two listeners have the address 80");
+    assert_eq!(
+        message,
+        "two listeners have the address 80\nleave one of them out"
+    );
     assert_eq!(
         good("command = \"a\"\ncrash_budget = 1_000").crash_budget,
         1000
@@ -395,7 +420,7 @@ fn a_file_full_of_errors_takes_no_time() {
 
 #[test]
 fn the_same_listener_twice_in_a_table_is_a_syntax_error() {
-    assert!(bad("command = \"a\"\n[listen]\nx = \"1\"\nx = \"2\"").contains("duplicate key"));
+    assert!(bad("command = \"a\"\n[listen]\nx = \"1\"\nx = \"2\"").contains("there twice"));
 }
 
 #[test]
@@ -423,7 +448,11 @@ fn files() {
     assert_eq!(error.diagnostics[0].position.line, 0);
     assert_eq!(
         error.to_string(),
-        format!("error: no such file or directory\n --> {}", path.display())
+        format!(
+            "error: no such file or directory\n --> {}\n  = help: correct the name, or write it: \
+             see app-cluster.toml(5)",
+            path.display()
+        )
     );
     std::fs::write(&path, "command = \"true\"\nwrong = 1").unwrap();
     let error = Config::load(&path).unwrap_err();

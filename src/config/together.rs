@@ -24,7 +24,7 @@ pub(super) fn all(found: &mut Findings, config: &Config) {
         found.error_at(
             if given { "backoff_min" } else { "backoff_max" },
             format!("`backoff_min` ({min}) is longer than `backoff_max` ({max})"),
-            Some("the delay between crashes grows from backoff_min to backoff_max".into()),
+            Some("make `backoff_max` longer or `backoff_min` shorter: the delay grows from the one to the other".into()),
         );
     }
     if let Ready::Delay(delay) = config.ready
@@ -89,7 +89,8 @@ fn slot_addresses(found: &mut Findings, config: &Config) {
             "`listen` has {}, which is the address of a slot",
             listen.address
         );
-        found.error_at("slot_listen", why, None);
+        let hint = "choose other ports, or another path, for the slots";
+        found.error_at("slot_listen", why, Some(hint.into()));
     }
     if config
         .listen
@@ -97,7 +98,8 @@ fn slot_addresses(found: &mut Findings, config: &Config) {
         .any(|listen| listen.name == SLOT_LISTENER)
     {
         let why = format!("no listener can be called \"{SLOT_LISTENER}\" beside `slot_listen`");
-        found.error_at("listen", why, None);
+        let hint = "give it another name: programs know the slot's address by this one";
+        found.error_at("listen", why, Some(hint.into()));
     }
 }
 

@@ -2,6 +2,9 @@
 //! A TOML table whose values know where they stand, so that each error can show its line.
 
 use super::diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+use super::kind::Kind;
+use super::show::written;
+use super::{hide, keys, syntax};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -98,6 +101,22 @@ impl Findings {
     }
 }
 
+/// What is wrong, and what to do about it if `message` says that too.
+fn remedy(message: String) -> (String, Option<String>) {
+    let words = [" write ", " use ", " name them", " such as "];
+    let places = words.iter().filter_map(|word| message.find(word));
+    let split = places
+        .filter(|at| message[..*at].ends_with([',', ':', ';']))
+        .min();
+    match split {
+        Some(at) if !message.starts_with("expected") => {
+            let told = message[at + 1..].to_owned();
+            (message[..at - 1].to_owned(), Some(told))
+        }
+        _ => (message, None),
+    }
+}
+
 /// A file's table being read: takes values out and collects what is wrong.
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -125,11 +144,7 @@ impl<'t> Reader<'t> {
                 errors: 0,
                 findings,
             }),
-            Err(error) => Err(Diagnostic {
-                position: Position::of(text, error.span().unwrap_or(0..0)),
-                ..Diagnostic::file(origin, error.message().replace('\n', ": "), None)
-            }
-            .into()),
+            Err(error) => Err(syntax::broken(text, origin, &error).into()),
         }
     }
 
@@ -140,12 +155,28 @@ impl<'t> Reader<'t> {
 
     /// Adds an error at `span`, unless there are too many.
     pub(super) fn error(&mut self, span: Range<usize>, message: String, hint: Option<String>) {
+        let position = Position::of(self.text, span);
+        self.error_in(position, message, hint);
+    }
+
+    /// The same, where the line sets variables: their values are not shown.
+    pub(super) fn error_in_variables(
+        &mut self,
+        span: Range<usize>,
+        message: String,
+        hint: Option<String>,
+    ) {
+        let position = hide::in_toml(Position::of(self.text, span));
+        self.error_in(position, message, hint);
+    }
+
+    fn error_in(&mut self, position: Position, message: String, hint: Option<String>) {
         if self.full() {
             return;
         }
         self.errors += 1;
         self.findings.diagnostics.push(Diagnostic {
-            position: Position::of(self.text, span),
+            position,
             ..Diagnostic::file(self.origin, message, hint)
         });
     }
@@ -161,18 +192,60 @@ impl<'t> Reader<'t> {
         let Some(value) = self.table.remove(key) else {
             return;
         };
-        let place = Place {
-            origin: self.origin.to_owned(),
-            position: Position::of(self.text, value.span()),
-        };
-        self.findings.source.places.insert(key.to_owned(), place);
+        self.note_places(key, &value);
+        let known = keys::find(key);
+        let secret = known.is_some_and(|key| key.kind == Kind::Variables);
         match read(&value) {
             Ok(value) => *target = value,
             Err(problems) => {
-                for problem in problems {
-                    self.error(problem.span, problem.message, problem.hint);
+                for Problem {
+                    span,
+                    message,
+                    hint,
+                } in problems
+                {
+                    let (message, told) = remedy(message);
+                    let example = || known.map(|key| format!("such as {}", key.example()));
+                    let hint = hint.or(told).or_else(example);
+                    match secret {
+                        true => self.error_in_variables(span, message, hint),
+                        false => self.error(span, message, hint),
+                    }
                 }
             }
+        }
+    }
+
+    fn note_places(&mut self, key: &str, value: &Value<'t>) {
+        let kind = keys::find(key).map(|key| key.kind);
+        let secret = kind == Some(Kind::Variables);
+        let place = |value: &Value<'t>, written| {
+            let position = Position::of(self.text, value.span());
+            Place {
+                origin: self.origin.to_owned(),
+                position: match secret {
+                    true => hide::in_toml(position),
+                    false => position,
+                },
+                value: written,
+            }
+        };
+        let entries = match kind {
+            Some(Kind::Variables | Kind::Section(_)) => value.get_ref().as_table(),
+            _ => None,
+        };
+        let own = match entries {
+            None if !secret => written(value.get_ref()),
+            _ => String::new(),
+        };
+        let places = &mut self.findings.source.places;
+        places.insert(key.to_owned(), place(value, own));
+        for (name, value) in entries.into_iter().flatten() {
+            let text = match secret {
+                true => String::new(),
+                false => written(value.get_ref()),
+            };
+            places.insert(format!("{key}.{}", name.get_ref()), place(value, text));
         }
     }
 

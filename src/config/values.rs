@@ -115,6 +115,6 @@ pub(super) fn mode(value: &Value<'_>) -> Read<Option<u32>> {
         .flatten();
     match read.filter(|mode| *mode <= 0o777) {
         Some(mode) => Ok(Some(mode)),
-        None => Err(Problem::at(value, "expected permissions in octal, such as \"0660\"").into()),
+        None => Err(Problem::at(value, "expected permissions in octal").into()),
     }
 }

@@ -50,9 +50,7 @@ impl Supervisor {
 
     pub(super) fn on_lifetime(&mut self, id: WorkerId) {
         let now = self.now;
-        if let Some(worker) = self.workers.get_mut(&id)
-            && worker.due.is_none()
-        {
+        if let Some(worker) = self.workers.get_mut(&id) {
             let age = now.since(worker.ready_at.unwrap_or(now));
             worker.due = Some(Recycle::Lifetime { age });
         }
@@ -93,15 +91,16 @@ impl Supervisor {
             return;
         };
         let first = worker.used.replace(used).is_none();
-        if used.bytes > used.bound {
-            worker.due = Some(Recycle::Memory {
+        let due = match worker.due {
+            Some(Recycle::Lifetime { .. }) => worker.due.take(),
+            _ if used.bytes > used.bound => Some(Recycle::Memory {
                 used: used.bytes,
                 limit,
-            });
-        } else if matches!(worker.due, Some(Recycle::Memory { .. })) && !worker.retire {
-            // It has given some back before its turn came.
-            worker.due = None;
-        }
+            }),
+            // It may have given some back before its turn came.
+            _ => None,
+        };
+        worker.due = due;
         let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
         if first && used.bound > limit {
             self.announce(Transition::Oversized {

@@ -36,12 +36,17 @@ impl Engine {
             }
         }
         if let Some(progress) = events::worker_progress(transition) {
-            for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
-                waiting.steps -= 1;
-                let progress = progress.clone();
-                let step = crate::api::Progress { progress };
-                let _ = waiting.answers.send(Answer::Progress(step));
-            }
+            self.tell_waiting(&progress);
+        }
+    }
+
+    /// One more step, for everybody who waits.
+    pub(super) fn tell_waiting(&mut self, progress: &str) {
+        for waiting in self.waiting.values_mut().filter(|w| w.steps > 0) {
+            waiting.steps -= 1;
+            let progress = progress.to_owned();
+            let step = crate::api::Progress { progress };
+            let _ = waiting.answers.send(Answer::Progress(step));
         }
     }
 

@@ -3,8 +3,8 @@
 //! everything else that is told about it.
 
 use super::journal::{Level, Record};
-use crate::config::show_duration;
-use crate::core::{Recycle, RolloutStep, SlotId, Transition, WorkerState};
+use crate::config::{Changes, show_duration};
+use crate::core::{GenerationId, Recycle, RolloutStep, SlotId, Transition, WorkerState};
 
 /// MESSAGE_IDs (sd-id128(3)), explained in `units/app-cluster.catalog`.
 pub mod id {
@@ -30,6 +30,8 @@ pub mod id {
     pub const ROLLOUT_FAILED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80a";
     /// The number of workers was changed.
     pub const SCALED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80b";
+    /// What a new generation changes.
+    pub const GENERATION_CHANGES: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e8d0";
     /// The cluster changed its state.
     pub const CLUSTER_STATE: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80c";
     /// A worker does not answer.
@@ -124,6 +126,25 @@ pub fn record(transition: &Transition) -> Record {
         }
     };
     record.message = record.message.trim_end().to_owned();
+    record
+}
+
+/// What the generation `to` changes, as read.
+pub fn changed(from: GenerationId, to: GenerationId, changes: &Changes) -> Record {
+    let lines = changes.lines();
+    let text = match lines.is_empty() {
+        true => format!("generation {from} → {to}: the same configuration, variables and files"),
+        false => format!("generation {from} → {to} changes\n  {}", lines.join("\n  ")),
+    };
+    let keys: Vec<&str> = changes
+        .keys
+        .iter()
+        .map(|change| change.key.as_str())
+        .collect();
+    let mut record = with_id(Level::Info, text, id::GENERATION_CHANGES);
+    record.generation = Some(to);
+    record.keys = (!keys.is_empty()).then(|| keys.join(" "));
+    record.changes = serde_json::to_string(changes).ok();
     record
 }
 

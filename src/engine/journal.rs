@@ -47,6 +47,10 @@ pub struct Record {
     pub generation: Option<GenerationId>,
     /// OBJECT_PID=
     pub pid: Option<i32>,
+    /// APPC_KEYS=, names of keys that have changed, with spaces between them
+    pub keys: Option<String>,
+    /// APPC_CHANGES=, [`crate::config::Changes`] as JSON
+    pub changes: Option<String>,
     /// APPC_CGROUP=, the worker's cgroup as `_SYSTEMD_CGROUP=` names it.
     pub cgroup: Option<String>,
 }
@@ -62,6 +66,8 @@ impl Record {
             worker: None,
             generation: None,
             pid: None,
+            keys: None,
+            changes: None,
             cgroup: None,
         }
     }
@@ -177,6 +183,8 @@ macro_rules! event {
             APPC_WORKER = $r.worker.map(|w| w.0),
             APPC_GENERATION = $r.generation.map(|g| g.0),
             APPC_CGROUP = $r.cgroup.as_deref(),
+            APPC_KEYS = $r.keys.as_deref(),
+            APPC_CHANGES = $r.changes.as_deref(),
             OBJECT_PID = $r.pid,
             "{}",
             $r.message

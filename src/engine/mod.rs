@@ -21,6 +21,7 @@ mod node;
 mod notify;
 mod output;
 mod perform;
+mod plan;
 mod poller;
 mod readiness;
 mod release;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A configuration that workers run, and what it means on this machine.
 
-use super::{Engine, report};
-use crate::config::{Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, cpu_list, cpu_order};
-use crate::core::{Event, GenerationId, Policy, Ready, SlotId, Worker};
+use super::{Engine, events, report};
+use crate::api;
+use crate::config::{
+    Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
+};
+use crate::core::{Done, Event, GenerationId, Policy, Ready, SlotId, Worker};
 use std::time::Duration;
 
 /// A worker of an app that listens nowhere counts as ready after this time.
@@ -16,6 +19,10 @@ pub struct Release {
     pub config: Config,
     /// What that means here.
     pub launch: Launch,
+    /// What its paths led to when it was read.
+    pub seen: Vec<Seen>,
+    /// What it has changed, if there was another one before.
+    pub changes: Option<Changes>,
     /// The CPUs of the slots, one each in turn; none if workers may run on all.
     cpus: Vec<usize>,
 }
@@ -33,10 +40,21 @@ impl Release {
             CpuAffinity::Spread => cpu_order(&usable),
         };
         Ok(Release {
+            seen: launch.seen(),
+            changes: None,
             config,
             launch,
             cpus,
         })
+    }
+
+    /// What `new` changes.
+    pub(super) fn changed_by(&self, new: &Release) -> Changes {
+        Changes::between(self.parts(), new.parts())
+    }
+
+    fn parts(&self) -> (&Config, &Launch, &[Seen]) {
+        (&self.config, &self.launch, &self.seen)
     }
 
     /// The one CPU that the worker of a slot is to run on.
@@ -95,6 +113,27 @@ impl Engine {
     }
 
     fn try_load(&mut self, generation: GenerationId) -> Result<Policy, String> {
+        let release = self.read_release()?;
+        let policy = release.policy(self.listeners.is_empty());
+        self.keep_release(generation, release);
+        Ok(policy)
+    }
+
+    /// Says what `generation` changes, and has it from now on.
+    fn keep_release(&mut self, generation: GenerationId, mut release: Release) {
+        let serving = self.core.generation();
+        let current = self.releases.get(&serving);
+        release.changes = current.map(|current| current.changed_by(&release));
+        if let Some(changes) = &release.changes {
+            let record = events::changed(serving, generation, changes);
+            self.tell_waiting(&record.message);
+            self.log(record);
+        }
+        self.releases.insert(generation, release);
+    }
+
+    /// What a reload would run, if it can take over from what runs now.
+    pub(super) fn read_release(&self) -> Result<Release, String> {
         let config = (self.load)().map_err(|error| error.to_string())?;
         if let Some(current) = self.releases.get(&self.core.generation()) {
             report::fits(&current.config, &config, self.inherited)?;
@@ -102,10 +141,17 @@ impl Engine {
         self.units_fit(&config).map_err(|changes| {
             format!("it changes what a reload cannot, so nothing was changed:\n{changes}")
         })?;
-        let release = Release::new(config).map_err(|error| error.to_string())?;
-        let policy = release.policy(self.listeners.is_empty());
-        self.releases.insert(generation, release);
-        Ok(policy)
+        Release::new(config).map_err(|error| error.to_string())
+    }
+
+    /// The outcome of a request, for people.
+    pub(super) fn outcome_of(&self, done: &Done) -> api::Outcome {
+        let mut outcome = report::outcome(done);
+        if let Done::Generation { generation, .. } = done {
+            let release = self.releases.get(generation);
+            outcome.changes = release.and_then(|release| release.changes.clone());
+        }
+        outcome
     }
 
     /// [`crate::core::Action::Recall`]: what was kept of `of`, if its directory and its
@@ -115,9 +161,7 @@ impl Engine {
             Some(release) => release.is_there().map(|()| release.clone()),
             None => Err("it was not kept".to_owned()),
         };
-        let result = result.map(|release| {
-            self.releases.insert(generation, release);
-        });
+        let result = result.map(|release| self.keep_release(generation, release));
         self.pending
             .push_back(Event::Recalled { generation, result });
     }

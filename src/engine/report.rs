@@ -113,6 +113,7 @@ pub fn outcome(done: &Done) -> api::Outcome {
         generation,
         back_to,
         workers,
+        changes: None,
     }
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Turning what is ready into events. Each source gets a bounded amount of work a turn.
 
-use super::report;
 use super::spawn::{next_zombie, reap, try_wait};
 use super::{Engine, Level, Record, Tail, Token, Waiting, tree};
 use crate::api::{self, Call};
@@ -253,6 +252,9 @@ impl Engine {
 
     fn take_call(&mut self, ask: Ask) {
         let Ask { call, answers } = ask;
+        if matches!(call, Call::Plan {}) {
+            return self.plan(answers);
+        }
         let at_once = match &call {
             Call::GetStatus {} => {
                 self.ask_vitals();
@@ -289,7 +291,7 @@ impl Engine {
 
     fn request_for(&mut self, call: &Call) -> Result<Request, api::Error> {
         Ok(match *call {
-            Call::GetStatus {} | Call::Send { .. } | Call::Subscribe { .. } => {
+            Call::GetStatus {} | Call::Plan {} | Call::Send { .. } | Call::Subscribe { .. } => {
                 return Err(api::Error::InvalidParameter {
                     message: "it is answered at once".to_owned(),
                 });
@@ -355,7 +357,7 @@ impl Engine {
             return;
         };
         let answer = match result {
-            Ok(done) => Ok(report::outcome(&done)),
+            Ok(done) => Ok(self.outcome_of(&done)),
             Err(failure) => {
                 let error = self.error(&failure);
                 if let Some(tail) = self.tail(&failure) {

@@ -103,8 +103,9 @@ fn send(parameters: &str) -> Result<Parsed, Value> {
 }
 
 fn call(name: &str, parameters: Value) -> Result<Parsed, Value> {
-    const METHODS: [&str; 7] = [
+    const METHODS: [&str; 8] = [
         "GetStatus",
+        "Plan",
         "Reload",
         "Rollback",
         "Restart",

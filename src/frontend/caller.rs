@@ -44,7 +44,7 @@ impl Caller {
             return Ok(());
         }
         let for_group = match call {
-            Call::GetStatus {} | Call::Reload {} | Call::Rollback {} => true,
+            Call::GetStatus {} | Call::Plan {} | Call::Reload {} | Call::Rollback {} => true,
             Call::Scale { .. } | Call::Send { .. } | Call::Subscribe { .. } => true,
             Call::Restart { slot } => slot.is_some(),
             Call::Stop { .. } => false,

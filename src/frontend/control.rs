@@ -164,6 +164,7 @@ fn answer(
             Answer::Progress(step) if more => varlink::reply(json!(step), true),
             Answer::Progress(_) => continue,
             Answer::Status(status) => varlink::reply(json!({ "status": status }), false),
+            Answer::Plan(plan) => varlink::reply(json!({ "plan": plan }), false),
             Answer::Final(Ok(outcome)) => varlink::reply(json!(outcome), false),
             Answer::Final(Err(error)) => typed_error(&error),
         };
@@ -209,6 +210,7 @@ mod tests {
                     generation: None,
                     back_to: None,
                     workers: None,
+                    changes: None,
                 })));
             }
         });

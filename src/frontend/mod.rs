@@ -28,6 +28,8 @@ pub enum Answer {
     Progress(api::Progress),
     /// The final answer to `GetStatus`.
     Status(Box<api::Status>),
+    /// The final answer to `Plan`.
+    Plan(Box<api::Plan>),
     /// The answer to `Subscribe`: where the messages will be.
     Messages(Arc<Feed>),
     /// The final answer to anything else.

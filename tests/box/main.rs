@@ -21,6 +21,7 @@ mod app;
 mod balance;
 mod changes;
 mod check;
+mod config;
 mod crash;
 mod examples;
 mod generator;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         changes::TESTS,
         package::TESTS,
         check::TESTS,
+        config::TESTS,
         crash::TESTS,
         hostile::TESTS,
         logs::TESTS,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The configuration that `start` writes: what was asked for, and the keys one looks for next.
 
-use crate::config::{Listen, Workers};
+use crate::config::{Listen, SCHEMA_FILE, Workers};
 use std::fmt::Write;
 
 /// What a new configuration says.
@@ -28,7 +28,8 @@ impl NewApp {
             _ => format!("app-cluster@{name}"),
         };
         let mut text = format!(
-            "# The app \"{name}\", made by \"app-cluster start\"; app-cluster.toml(5) has every key.\n\
+            "#:schema file://{SCHEMA_FILE}\n\
+             # The app \"{name}\", made by \"app-cluster start\"; app-cluster.toml(5) has every key.\n\
              # After a change:  app-cluster check {name}  &&  sudo systemctl reload {unit}\n\n"
         );
         let mut line = |line: String| {
@@ -158,7 +159,8 @@ mod tests {
         app.autostart = true;
         app.balance = None;
         app.environment.clear();
-        insta::assert_snapshot!(app.render(), @r#"
+        insta::assert_snapshot!(app.render(), @r##"
+        #:schema file:///usr/share/app-cluster/app-cluster.toml.schema.json
         # The app "api", made by "app-cluster start"; app-cluster.toml(5) has every key.
         # After a change:  app-cluster check api  &&  sudo systemctl reload app-cluster@api
 
@@ -177,6 +179,6 @@ mod tests {
         #drain_timeout = "30s"
 
         #environment = { NODE_ENV = "production" }
-        "#);
+        "##);
     }
 }

@@ -206,6 +206,7 @@ fn lifetimes_end_one_by_one_also_after_a_reload() {
 fn all_are_due_during_a_reload_and_go_one_by_one_after_it() {
     let policy = Policy {
         max_lifetime: Some(ms(20_000)),
+        max_memory: Some(200 * MIB),
         canary_time: ms(60_000),
         ..policy(3)
     };
@@ -214,6 +215,12 @@ fn all_are_due_during_a_reload_and_go_one_by_one_after_it() {
     sim.request(1, Request::Reload);
     sim.run(ms(50_000));
     assert_eq!(recycled(&sim), [], "a rollout goes first");
+    // What it uses makes it no younger.
+    let worker = sim.serving(1).expect("a worker").id;
+    for mib in [201, 60] {
+        let memory = Some(mib * MIB);
+        sim.event(Event::Measured { worker, memory });
+    }
     // The new configuration is one that a canary fails in.
     let canary = sim.core.workers_where(|w| w.generation == GenerationId(2));
     sim.crash(canary[0], Exit::Code(1));

@@ -200,8 +200,7 @@ pub(super) fn play(sim: &mut Sim, steps: &[Step]) -> u64 {
                 }
             }
             Step::NextConfig(both) => {
-                let (policy, script) = both.as_ref();
-                sim.configs = VecDeque::from([Ok((policy.clone(), script.clone()))]);
+                sim.configs = VecDeque::from([Ok(both.as_ref().clone())]);
             }
             Step::BadConfig => sim.configs = VecDeque::from([Err("typo".to_owned())]),
             Step::Gone(gone) => sim.gone = *gone,

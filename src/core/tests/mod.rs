@@ -7,6 +7,7 @@ mod health;
 mod invariants;
 mod lifecycle;
 mod node;
+mod plan;
 mod recycle;
 mod rollback;
 mod rollout;

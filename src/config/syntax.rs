@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Files that are no TOML, in words that say what to write.
+
+use super::diagnostic::{Diagnostic, Position};
+use super::hide;
+
+/// For a part of what the parser says: what is wrong in other words ("": the parser's own),
+/// and what helps.
+const HINTS: &[(&str, &str, &str)] = &[
+    (
+        "must be quoted",
+        "text must be in quotes",
+        "put it in double quotes: NAME = \"text\"",
+    ),
+    ("duplicate key", "this is there twice", "keep one of them"),
+    (
+        "missing comma between array",
+        "there is no comma between two items of a list",
+        "put one there, or close the list before this with `]`",
+    ),
+    ("unclosed", "", "close what was opened: a quote, `]` or `}`"),
+    (
+        "no value",
+        "there is no `=` after the name",
+        "write NAME = VALUE",
+    ),
+    ("missing value", "there is no value", "write NAME = VALUE"),
+    ("missing comma", "", "put a comma between the items"),
+    (
+        "recurs",
+        "",
+        "it is nested too deeply: is it the right file?",
+    ),
+    (
+        "escape",
+        "a backslash in double quotes has a meaning, and this is none",
+        "write `\\\\` for a backslash, or put the text in single quotes",
+    ),
+    ("carriage return", "", "save the file with plain line ends"),
+    (
+        "invalid basic string",
+        "the text is not closed",
+        "end it with the quote that it begins with, on the same line",
+    ),
+    (
+        "invalid literal string",
+        "the text is not closed",
+        "end it with the quote that it begins with, on the same line",
+    ),
+];
+/// Against all others.
+const OTHERWISE: &str =
+    "a line is NAME = VALUE: text in double quotes, lists in [ ], tables in { }";
+
+/// The finding that `text` of the file `origin` is no TOML.
+pub(super) fn broken(text: &str, origin: &str, error: &toml::de::Error) -> Diagnostic {
+    let said = error.message().replace('\n', ": ");
+    let known = HINTS.iter().find(|(part, ..)| said.contains(part));
+    let (message, hint) = match known {
+        Some((_, "", hint)) => (said, *hint),
+        Some((_, message, hint)) => ((*message).to_owned(), *hint),
+        None => (said, OTHERWISE),
+    };
+    let position = Position::of(text, error.span().unwrap_or(0..0));
+    Diagnostic {
+        position: hide::in_broken(text, position),
+        ..Diagnostic::file(origin, message, Some(hint.to_owned()))
+    }
+}
