@@ -4,7 +4,10 @@
 //! Framing and introspection are Varlink's (varlink.org): a JSON object and a NUL
 //! byte, over a stream socket. The interface is described in [`DESCRIPTION`].
 
+mod plan;
+
 pub use crate::config::Changes;
+pub use plan::Plan;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -333,40 +336,6 @@ pub struct Outcome {
     /// What the generation that serves now has changed, after a reload or restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Changes>,
-}
-
-/// What a reload would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
-    /// The generation that serves now.
-    pub from: u64,
-    /// The one that the reload would make.
-    pub generation: u64,
-    /// How many workers there should be now.
-    pub workers_now: u32,
-    /// How many there should be after it.
-    pub workers: u32,
-    /// Where that number comes from.
-    pub workers_source: String,
-    /// The slot whose new worker is tried before anything else changes.
-    pub canary: Option<u32>,
-    /// How long it has to stay ready, in milliseconds.
-    pub canary_time_ms: u64,
-    /// The slots in the order in which they get a new worker, the canary's first.
-    pub order: Vec<u32>,
-    /// How many of them at a time, after the canary.
-    pub at_once: u32,
-    /// Workers, old and new, at the same time, at the most; those that finish their last
-    /// requests come on top.
-    pub most_workers: u32,
-    /// How long it would take if workers started and ended in no time, in milliseconds.
-    pub least_ms: u64,
-    /// What differs between the two generations.
-    pub changes: Changes,
-    /// What the configuration says that is probably not meant.
-    pub warnings: Vec<String>,
-    /// What has to end first: a rollout under way.
-    pub after: Option<String>,
 }
 
 /// One step of something under way.

@@ -5,9 +5,10 @@ use super::{
     CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, inside,
 };
 use crate::config::{
-    Config, Cpus, Diagnostic, Severity, Spread, check, inherited_environment, valid_name,
+    Config, Cpus, Diagnostic, Severity, Spread, check, inherited_environment, missing_accounts,
+    valid_name,
 };
-use nix::unistd::{Group, User, geteuid};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,7 @@ fn all(
     notes: &mut Vec<String>,
     workers: &mut Option<Workers>,
 ) -> Vec<Diagnostic> {
-    let mut found = accounts(config);
+    let mut found = missing_accounts(config);
     let unusable = !found.is_empty();
     found.extend(doubts(path, config));
     let units = path.parent() == Some(Path::new(CONFIG_DIRECTORY));
@@ -131,32 +132,6 @@ fn all(
         },
     }
     found
-}
-
-/// Users and groups that are not there.
-fn accounts(config: &Config) -> Vec<Diagnostic> {
-    let user = |name: &str| match name.parse::<u32>() {
-        Ok(_) => true,
-        Err(_) => matches!(User::from_name(name), Ok(Some(_))),
-    };
-    let group = |name: &str| match name.parse::<u32>() {
-        Ok(_) => true,
-        Err(_) => matches!(Group::from_name(name), Ok(Some(_))),
-    };
-    type Known<'a> = &'a dyn Fn(&str) -> bool;
-    let all: [(&str, &Option<String>, &str, Known<'_>); 4] = [
-        ("user", &config.user, "user", &user),
-        ("group", &config.group, "group", &group),
-        ("socket_user", &config.socket_user, "user", &user),
-        ("socket_group", &config.socket_group, "group", &group),
-    ];
-    let missing = all.into_iter().filter_map(|(key, value, what, is_known)| {
-        let name = value.as_deref().filter(|name| !is_known(name))?;
-        let text = format!("there is no {what} `{name}`");
-        let hint = Some(format!("make it: sudo {what}add --system {name}"));
-        Some(config.source.diagnostic(Severity::Error, key, text, hint))
-    });
-    missing.collect()
 }
 
 /// What can be used, but perhaps is not meant.

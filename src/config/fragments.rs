@@ -2,6 +2,7 @@
 //! Drop-ins: further files over a configuration file, as systemd.unit(5) has them.
 
 use super::diagnostic::{ConfigError, Diagnostic};
+use super::{Config, file};
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -97,14 +98,39 @@ fn only_of(owner: u32, drop_in: &Path) -> Result<(), ConfigError> {
     Ok(())
 }
 
+impl Config {
+    /// The files that [`Config::load`] reads, in its order: text and name of each.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn files(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+        let origin = path.display().to_string();
+        let text = file::read(path).map_err(|error| {
+            let missing = error.missing;
+            let mut found = error.diagnostic(&origin);
+            if missing && found.hint.is_none() {
+                found.hint = Some("correct the name, or write it: see app-cluster.toml(5)".into());
+            }
+            found
+        })?;
+        let mut all = vec![(text, origin)];
+        for path in drop_ins(path) {
+            check_owner(&path)?;
+            let origin = path.display().to_string();
+            let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
+            all.push((text, origin));
+        }
+        Ok(all)
+    }
+}
+
 fn is_drop_in(name: &str) -> bool {
     name.ends_with(".toml") && !name.starts_with('.')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
-    use super::{check_owner, only_of};
+    use super::{Config, check_owner, only_of};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::fs::symlink;

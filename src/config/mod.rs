@@ -7,6 +7,7 @@
 //! warnings. Nothing in here has an effect on the machine.
 
 mod access;
+mod accounts;
 mod affinity;
 mod ageing;
 mod check;
@@ -36,6 +37,7 @@ mod together;
 mod toml_reader;
 mod units;
 mod values;
+mod variables;
 mod words;
 
 #[cfg(test)]
@@ -47,6 +49,7 @@ mod schema_tests;
 #[cfg(test)]
 mod tests;
 
+pub use accounts::missing_accounts;
 pub use affinity::{CpuAffinity, list as cpu_list, order as cpu_order};
 pub use check::{check, doubts};
 pub use companion::Companion;
@@ -382,15 +385,7 @@ impl Config {
     /// # Errors
     /// A file cannot be read, or as [`Config::parse`].
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        read::config(&Config::fragments(path)?)
-    }
-
-    /// The files that [`Config::load`] reads, in its order: text and name of each.
-    ///
-    /// # Errors
-    /// One of them cannot be read.
-    pub fn files(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
-        Config::fragments(path)
+        read::config(&Config::files(path)?)
     }
 
     /// What the units of the app are made from, where [`Config::load`] fails because of
@@ -399,27 +394,6 @@ impl Config {
     /// # Errors
     /// A file cannot be read, its syntax is wrong, or one of those keys is.
     pub fn load_for_units(path: &Path) -> Result<Config, ConfigError> {
-        read::for_units(&Config::fragments(path)?)
-    }
-
-    /// The text and the name of the file `path` and of each drop-in.
-    fn fragments(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
-        let origin = path.display().to_string();
-        let text = file::read(path).map_err(|error| {
-            let missing = error.missing;
-            let mut found = error.diagnostic(&origin);
-            if missing && found.hint.is_none() {
-                found.hint = Some("correct the name, or write it: see app-cluster.toml(5)".into());
-            }
-            found
-        })?;
-        let mut all = vec![(text, origin)];
-        for path in fragments::drop_ins(path) {
-            fragments::check_owner(&path)?;
-            let origin = path.display().to_string();
-            let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
-            all.push((text, origin));
-        }
-        Ok(all)
+        read::for_units(&Config::files(path)?)
     }
 }

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A path, and what it led to.
@@ -71,6 +72,20 @@ impl fmt::Display for Pin {
     }
 }
 
+/// What tells a file from another version of it: device, inode, size and time of change, as
+/// stat(2) has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Version(u64, u64, u64, i64, i64);
+
+impl Version {
+    /// That of a regular file.
+    fn of(path: &Path) -> Option<Version> {
+        let found = std::fs::metadata(path).ok().filter(|m| m.is_file())?;
+        let (at, part) = (found.mtime(), found.mtime_nsec());
+        Some(Version(found.dev(), found.ino(), found.size(), at, part))
+    }
+}
+
 /// The pins of one command: of its program (0) and of some of its words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pins {
@@ -78,6 +93,8 @@ pub struct Pins {
     pub directory: Option<Pin>,
     /// By the place of the word; 0 is the program.
     pub words: Vec<(usize, Pin)>,
+    /// The program, and the files that the words name.
+    versions: Vec<(PathBuf, Version)>,
 }
 
 impl Pins {
@@ -87,11 +104,18 @@ impl Pins {
         let absolute = absolute.filter(|(_, word)| word.starts_with('/'));
         let all = [(0, program)].into_iter();
         let all = all.chain(absolute.map(|(n, word)| (n, Path::new(word))));
+        let files = words.iter().skip(1).map(|word| directory.join(word));
+        let files = [program.to_owned()].into_iter().chain(files);
+        let version = |path: PathBuf| {
+            let path = path.canonicalize().ok()?;
+            Some((path.clone(), Version::of(&path)?))
+        };
         Pins {
             directory: Pin::new(directory).ok(),
             words: all
                 .filter_map(|(n, path)| Some((n, Pin::new(path).ok()?)))
                 .collect(),
+            versions: files.filter_map(version).collect(),
         }
     }
 
@@ -102,12 +126,22 @@ impl Pins {
         all.find(|pin| pin.now().is_none()).map(Pin::to_string)
     }
 
+    /// A file that is not what it was: one that was overwritten, or put in its place.
+    pub fn changed(&self) -> Option<&Path> {
+        let mut all = self.versions.iter();
+        let other = |(path, version): &&(PathBuf, Version)| {
+            Version::of(path).is_some_and(|now| now != *version)
+        };
+        all.find(other).map(|(path, _)| path.as_path())
+    }
+
     /// Only those that can ever matter to a worker that is started.
     pub fn needed(&self) -> Pins {
         let words = self.words.iter();
         Pins {
             directory: self.directory.clone().filter(|pin| !pin.is_plain()),
             words: words.filter(|(_, pin)| !pin.is_plain()).cloned().collect(),
+            versions: Vec::new(),
         }
     }
 }
@@ -169,7 +203,14 @@ mod tests {
         let needed = pins.needed();
         assert!(needed.directory.is_some());
         assert_eq!(needed.words.len(), 1, "a program without links needs none");
-        assert_eq!(pins.missing(), None);
+        assert_eq!((pins.missing(), pins.changed()), (None, None));
+        let words = ["node", "app"].map(str::to_owned);
+        let relative = Pins::new(&home.join("current"), Path::new("/bin/sh"), &words);
+        std::fs::write(home.join("releases/1/new"), "new").expect("a file");
+        std::fs::rename(home.join("releases/1/new"), home.join("releases/1/app")).expect("moved");
+        for pins in [&pins, &relative] {
+            assert_eq!(pins.changed(), Some(&*home.join("releases/1/app")));
+        }
         std::fs::remove_dir_all(home.join("releases/1")).expect("removed");
         let missing = pins.missing().expect("gone");
         assert!(missing.contains("/releases/1 is gone, which "), "{missing}");

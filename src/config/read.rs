@@ -4,10 +4,11 @@
 use super::diagnostic::{ConfigError, Source};
 use super::keys::{self, Status};
 use super::toml_reader::{Findings, Problem, Read, Reader, Value, all};
-use super::values::{account, boolean, choice, duration, expected, integer, list, mode, string};
+use super::values::{account, boolean, choice, duration, integer, list, mode, string};
+use super::variables::{environment, environment_file};
 use super::{
-    Autostart, Balance, Config, EnvironmentFile, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox,
-    Workers, affinity, ageing, envfile, health, launch, node, together, units, words,
+    Autostart, Balance, Config, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox, Workers,
+    affinity, ageing, health, node, together, units, words,
 };
 use crate::core::{Batch, OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
@@ -256,49 +257,6 @@ fn directory(value: &Value<'_>) -> Read<PathBuf> {
             .into());
     }
     Ok(PathBuf::from(text))
-}
-
-fn environment(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
-    let Some(table) = value.get_ref().as_table() else {
-        return Err(expected(value, "a table, such as { NODE_ENV = \"production\" }").into());
-    };
-    let pairs = all(table.iter().map(|(name, value)| {
-        envfile::valid_name(name.get_ref()).map_err(|why| {
-            let meant = envfile::like(name.get_ref());
-            Problem::at(value, why).hint(format!("such as {meant}"))
-        })?;
-        launch::settable(name.get_ref())
-            .map_err(|why| Problem::at(value, why).hint(launch::LEAVE_OUT))?;
-        let text = string(value, "a string").map_err(|mut problems: Vec<Problem>| {
-            let of_one_word = matches!(
-                value.get_ref(),
-                DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)
-            );
-            // Not with the value: nobody is to see it.
-            let quoted = format!("put it in quotes: {} = \"...\"", name.get_ref());
-            match problems.pop() {
-                Some(problem) if of_one_word => problem.hint(quoted).into(),
-                other => other.into_iter().collect::<Vec<_>>(),
-            }
-        })?;
-        Ok((name.get_ref().to_string(), text.to_owned()))
-    }))?;
-    Ok(pairs.into_iter().collect())
-}
-
-fn environment_file(value: &Value<'_>) -> Read<EnvironmentFile> {
-    let text = string(value, "a path")?;
-    let (path, optional) = match text.strip_prefix('-') {
-        Some(path) => (path, true),
-        None => (text, false),
-    };
-    if path.is_empty() {
-        return Err(Problem::at(value, "the path is empty").into());
-    }
-    Ok(EnvironmentFile {
-        path: PathBuf::from(path),
-        optional,
-    })
 }
 
 /// One address, an array of such, or a table from name to address, in the order of the file.

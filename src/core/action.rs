@@ -198,7 +198,12 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::ConfigInvalid(text) => write!(f, "the configuration cannot be used:\n{text}"),
+            Failure::ConfigInvalid(text) => {
+                write!(
+                    f,
+                    "the configuration cannot be used, nothing was changed:\n{text}"
+                )
+            }
             Failure::GenerationFailed {
                 generation,
                 serving,

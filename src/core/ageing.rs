@@ -126,15 +126,22 @@ impl Supervisor {
     /// that uses the most memory, else the oldest.
     pub(super) fn recycle_next(&mut self) {
         let due = self.workers.values().filter(|w| !w.retire);
-        let rank = |why: &Recycle| match why {
-            Recycle::Memory { used, .. } => *used,
-            _ => 0,
-        };
-        let next = due
-            .filter_map(|w| Some((w.id, w.due.clone()?)))
-            .max_by_key(|(id, why)| (rank(why), std::cmp::Reverse(*id)));
-        if let Some((id, why)) = next {
-            self.recycle(id, why);
+        let mut due: Vec<(u64, WorkerId, Recycle)> = due
+            .filter_map(|w| {
+                let why = w.due.clone()?;
+                let used = match why {
+                    Recycle::Memory { used, .. } => used,
+                    _ => 0,
+                };
+                Some((used, w.id, why))
+            })
+            .collect();
+        due.sort_by_key(|(used, id, _)| (std::cmp::Reverse(*used), *id));
+        for (_, id, why) in due {
+            // One that cannot be, since its slot is to have another anyway, is no obstacle.
+            if self.recycle(id, why) {
+                return;
+            }
         }
     }
 }

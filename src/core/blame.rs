@@ -60,6 +60,15 @@ pub enum Cause {
         /// In this time.
         window: Duration,
     },
+    /// It ran and had to be replaced, which uses up the crash budget, too.
+    TooOften {
+        /// What was wrong with it.
+        why: String,
+        /// Failures counted.
+        times: u32,
+        /// In this time.
+        window: Duration,
+    },
 }
 
 impl fmt::Display for Cause {
@@ -71,13 +80,20 @@ impl fmt::Display for Cause {
                 write!(f, "was not ready within {after:?}: {hint}")
             }
             Cause::Crashed { exit, after } => {
-                write!(f, "{exit} {:.1}s after it was ready", after.as_secs_f64())
+                write!(f, "{exit}, {:.1}s after it was ready", after.as_secs_f64())
             }
             Cause::Hung { after } => {
-                write!(f, "has not answered for {:.0}s", after.as_secs_f64())
+                write!(
+                    f,
+                    "has not answered for {:.0}s: its event loop is blocked",
+                    after.as_secs_f64()
+                )
             }
             Cause::Unhealthy(text) => f.write_str(text),
             Cause::LeftAtOnce => f.write_str("left by itself right after it was ready"),
+            Cause::TooOften { why, times, window } => {
+                write!(f, "{why}; {times} failures within {window:?} are too many")
+            }
             Cause::OverBudget {
                 exit,
                 crashes,

@@ -122,11 +122,9 @@ impl Rehearsal<'_> {
     }
 
     fn load(&mut self, generation: GenerationId) {
-        let result = Ok(self.policy.clone());
-        self.events.push_back(Event::ConfigLoaded {
-            generation,
-            result: result.map(Box::new),
-        });
+        let result = Ok(Box::new(self.policy.clone()));
+        self.events
+            .push_back(Event::ConfigLoaded { generation, result });
     }
 
     fn recall(&mut self, generation: GenerationId) {

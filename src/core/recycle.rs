@@ -63,7 +63,7 @@ impl Supervisor {
     /// Replaces a worker that is ready; it serves until another has taken its place. `false`:
     /// not now (it is on its way out anyway, or others have to be first).
     pub(super) fn recycle(&mut self, id: WorkerId, why: Recycle) -> bool {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(&id).cloned() else {
             return false;
         };
         let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
@@ -77,9 +77,10 @@ impl Supervisor {
         if why.is_planned() && busy {
             return false;
         }
-        if !why.is_planned() {
-            self.count_crash(generation);
-        }
+        let over = match why.is_planned() {
+            true => None,
+            false => self.count_recycled(&worker, &why),
+        };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.retire = true;
         }
@@ -91,8 +92,40 @@ impl Supervisor {
             slot,
             generation,
             pid,
-            why,
+            why: why.clone(),
         });
+        if let Some(blame) = over {
+            self.too_many(&blame, generation);
+        }
         true
+    }
+
+    /// Adds it to the generation's account, as a crash; returns what to say when that is
+    /// one too many.
+    fn count_recycled(&mut self, worker: &Worker, why: &Recycle) -> Option<Blame> {
+        let crashes = self.count_crash(worker.generation);
+        let policy = self.policy(worker.generation);
+        (crashes > policy.crash_budget).then(|| Blame {
+            slot: worker.slot,
+            worker: worker.id,
+            pid: worker.pid,
+            cause: Cause::TooOften {
+                why: why.to_string(),
+                times: crashes,
+                window: policy.crash_window,
+            },
+        })
+    }
+
+    /// The worker serves on, but its generation is no good.
+    fn too_many(&mut self, blame: &Blame, generation: GenerationId) {
+        if let Some(slot) = self.slot_mut(blame.slot) {
+            // Its replacement will have to show that all is well again.
+            slot.crashes += 1;
+            slot.failed = Some(blame.clone());
+            slot.last_failure = Some(blame.clone());
+        }
+        self.rollout_saw_failure(blame, generation, true, true);
+        self.on_storm(generation, blame);
     }
 }

@@ -20,11 +20,6 @@ impl Engine {
             let file = self.runtime.stopping();
             self.warn(format!("cannot make {}: {error}", file.display()));
         }
-        if let Transition::Failed { blame, .. } = transition
-            && matches!(blame.cause, Cause::StartTimeout { .. })
-        {
-            self.tell_why_not_listening(blame.worker);
-        }
         if let Transition::Worker {
             to: WorkerState::Ready,
             ..
@@ -37,6 +32,11 @@ impl Engine {
         }
         if let Some(progress) = events::worker_progress(transition) {
             self.tell_waiting(&progress);
+        }
+        if let Transition::Failed { blame, .. } = transition
+            && matches!(blame.cause, Cause::StartTimeout { .. })
+        {
+            self.tell_why_not_listening(blame.worker);
         }
     }
 

@@ -356,7 +356,9 @@ pub fn progress(generation: u64, step: &RolloutStep) -> String {
             format!("generation {generation}: {done}/{of} slots")
         }
         RolloutStep::Refused(error) => {
-            format!("reload refused, the configuration cannot be used:\n{error}")
+            format!(
+                "reload refused, the configuration cannot be used, nothing was changed:\n{error}"
+            )
         }
         RolloutStep::NoWayBack(why) => format!("{why}; nothing was changed"),
         RolloutStep::Failed(blame) => format!("generation {generation} failed: {blame}"),

@@ -5,8 +5,10 @@ use super::{Engine, events, report};
 use crate::api;
 use crate::config::{
     Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
+    missing_accounts,
 };
 use crate::core::{Done, Event, GenerationId, Policy, Ready, SlotId, Worker};
+use std::path::Path;
 use std::time::Duration;
 
 /// A worker of an app that listens nowhere counts as ready after this time.
@@ -81,6 +83,12 @@ impl Release {
         }
     }
 
+    /// A file of its code that is not what it was.
+    fn changed(&self) -> Option<&Path> {
+        let all = [&self.launch.pins, &self.launch.companion_pins];
+        all.into_iter().find_map(Pins::changed)
+    }
+
     /// Its rules; `batch`: the app has no listener.
     pub fn policy(&self, batch: bool) -> Policy {
         let mut policy = self.config.policy(&Cpus::detect());
@@ -138,9 +146,17 @@ impl Engine {
         if let Some(current) = self.releases.get(&self.core.generation()) {
             report::fits(&current.config, &config, self.inherited)?;
         }
-        self.units_fit(&config).map_err(|changes| {
-            format!("it changes what a reload cannot, so nothing was changed:\n{changes}")
-        })?;
+        // What the units are to have from now on has to be there before anybody is told how to
+        // change them: with a user that is not they would not start again.
+        let diagnostics = match self.running {
+            Some(_) => missing_accounts(&config),
+            None => Vec::new(),
+        };
+        if !diagnostics.is_empty() {
+            return Err(ConfigError { diagnostics }.to_string());
+        }
+        self.units_fit(&config)
+            .map_err(|changes| format!("it differs in what a reload cannot change:\n{changes}"))?;
         Release::new(config).map_err(|error| error.to_string())
     }
 
@@ -157,10 +173,21 @@ impl Engine {
     /// [`crate::core::Action::Recall`]: what was kept of `of`, if its directory and its
     /// programs are where they were.
     pub(super) fn recall(&mut self, generation: GenerationId, of: GenerationId) {
+        self.node.told.clear();
         let result = match self.releases.get(&of) {
             Some(release) => release.is_there().map(|()| release.clone()),
             None => Err("it was not kept".to_owned()),
         };
+        if let Ok(release) = &result
+            && let Some(path) = release.changed()
+        {
+            let text = format!(
+                "{} was changed since generation {of} was loaded: what is there now is run",
+                path.display()
+            );
+            self.warn(&*text);
+            self.tell_waiting(&text);
+        }
         let result = result.map(|release| self.keep_release(generation, release));
         self.pending
             .push_back(Event::Recalled { generation, result });

@@ -57,8 +57,8 @@ pub fn fits(current: &Config, new: &Config, inherited: bool) -> Result<(), Strin
     };
     Err(format!(
         "`{change}` has changed, which a reload cannot carry out: the sockets are shared by the \
-         old workers and the new. Nothing was changed; to apply it, restart the app \
-         (the supervisor, not only its workers)"
+         old workers and the new. To apply it, restart the app (the supervisor, not only its \
+         workers)"
     ))
 }
 

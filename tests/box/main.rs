@@ -31,6 +31,7 @@ mod home;
 mod hostile;
 mod itself;
 mod kept;
+mod learn;
 mod lines;
 #[path = "../support/load.rs"]
 mod load;
@@ -43,6 +44,7 @@ mod proxy;
 mod reboot;
 mod recycle;
 mod release;
+mod releases;
 mod reload;
 mod serve;
 mod service;
@@ -82,8 +84,10 @@ fn main() -> ExitCode {
         reload::TESTS,
         recycle::TESTS,
         release::TESTS,
+        releases::TESTS,
         start::TESTS,
         kept::TESTS,
+        learn::TESTS,
         stop::TESTS,
         third_party::TESTS,
         examples::TESTS,

@@ -41,6 +41,10 @@ fn files_are_where_they_belong(b: &TestBox) {
             "/usr/share/doc/app-cluster/changelog.Debian.gz",
             "root root 644",
         ),
+        (
+            "/usr/share/app-cluster/app-cluster.toml.schema.json",
+            "root root 644",
+        ),
         ("/etc/app-cluster/app-cluster.toml", "root root 644"),
         ("/run/app-cluster", "root root 755"),
         ("/usr/lib/sysctl.d/50-app-cluster.conf", "root root 644"),

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Releases that are no good: over a running one, and as the first.
+//! Releases that are no good: as the first of a service, and found out after the reload.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::app::{events, field};
 use crate::harness::{Test, TestBox, test};
 use crate::service::{
-    CONFIG, LONG, SERVICE, SOCKET, all_run_generation, ask, hello, load, long, pids,
-    port_is_closed, processes_of, reload, start, status,
+    CONFIG, LONG, SERVICE, SOCKET, all_run_generation, ask, hello, long, port_is_closed, reload,
+    start, status,
 };
 
 pub const TESTS: &[Test] = &[
-    test!(bad_releases_change_nothing),
+    test!(a_release_that_crashes_later_is_left),
     test!(first_start_of_a_release_that_exits),
     test!(first_start_of_a_release_that_never_listens),
     test!(first_start_with_a_typo),
@@ -64,44 +65,38 @@ fn contains_all(text: &str, parts: &[&str]) {
     }
 }
 
-fn bad_releases_change_nothing(b: &TestBox) {
-    const SLOTS: usize = 3;
-    install_programs(b);
-    start(b, &hello(SLOTS));
-    let load = load(b);
-    let before = pids(b);
-    for bad in [EXITS, NEVER_LISTENS, TYPO] {
-        b.write(CONFIG, bad.config);
-        let since = format!("--since=@{}", b.run(&["date", "+%s"]).ok());
-        reload(b).fails();
-        contains_all(&b.journal(&["-u", SERVICE, &since]), bad.cause);
-        contains_all(&b.journal(&["-u", SERVICE, &since]), bad.last_lines);
-
-        let out = long(b, "app-cluster reload").fails();
-        contains_all(&out.stderr, bad.cause);
-        contains_all(&out.stderr, bad.last_lines);
-        assert_eq!(out.stdout, "", "{out}");
-
-        assert_eq!(pids(b), before, "{}", bad.config);
-        all_run_generation(b, 1, SLOTS);
-        assert!(status(b)["degraded"].is_null());
-        assert_eq!(b.show(SERVICE, "ActiveState"), "active");
-        // Of the new ones nothing is left.
-        b.wait_for("the failed workers to be gone", LONG, || {
-            processes_of(b, SERVICE).len() == SLOTS + 1
-        });
-    }
-    load.wait_for_more(50, LONG).expect("requests");
-    let report = load.stop();
-    report.assert_lossless(50);
-    assert_eq!(report.generations(), Some((1, 1)), "{report}");
-
-    b.write(CONFIG, &hello(SLOTS));
+/// Its workers die some seconds after the reload has succeeded.
+fn a_release_that_crashes_later_is_left(b: &TestBox) {
+    let later = "#!/bin/sh\n(sleep 4; kill -ABRT $$) &\nexec app-cluster hello\n";
+    b.write("/srv/app/later", later);
+    b.sh("chmod 755 /srv/app/later").ok();
+    start(b, &hello(3));
+    let keys = "workers = 3\ncrash_budget = 2\nbackoff_max = \"1s\"\n";
+    b.write(CONFIG, &format!("command = \"/srv/app/later\"\n{keys}"));
     reload(b).ok();
-    let generation = status(b)["generation"].as_u64().expect("a number");
-    all_run_generation(b, generation as usize, SLOTS);
-    let after = pids(b);
-    assert!(before.iter().all(|pid| !after.contains(pid)));
+    let left = "generation 2 was left, and generation 1 is back: the worker of slot ";
+    b.wait_for("the release before", LONG, || {
+        let text = b.show(SERVICE, "StatusText");
+        text.starts_with("degraded: ") && text.contains(left)
+    });
+    assert_eq!(b.show(SERVICE, "ActiveState"), "active");
+    assert_eq!(b.show(SERVICE, "NRestarts"), "0");
+    all_run_generation(b, 3, 3);
+    assert_eq!(status(b)["rolled_back"]["to"], 1);
+    let told = events(b, "7a1f0c5b9d0e4b6c8f35d2b1a4c6e830");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(field(&told[0], "APPC_GENERATION"), "2");
+    let text = field(&told[0], "MESSAGE");
+    contains_all(
+        text,
+        &[
+            "crashes too often, going back to generation 1",
+            "was killed by SIGABRT",
+        ],
+    );
+    b.write(CONFIG, &hello(3));
+    reload(b).ok();
+    assert!(status(b)["degraded"].is_null());
 }
 
 fn first_start_of_a_release_that_exits(b: &TestBox) {

@@ -159,7 +159,7 @@ fn start_finds_out_where_a_node_program_listens(b: &TestBox) {
 }
 
 /// All files that are ours, or could be, and what systemd knows of us.
-fn traces(b: &TestBox) -> String {
+pub fn traces(b: &TestBox) -> String {
     b.sh(
         "find /etc /run /var/lib /usr/lib/systemd -xdev \\( -path /run/systemd/units \
             -o -path /run/log -o -path /run/systemd/journal \

@@ -76,6 +76,17 @@ fn members_of_the_group_may_what_loses_nothing(b: &TestBox) {
     all_run_generation(b, 1, 2);
     member("app-cluster reload").ok();
     all_run_generation(b, 2, 2);
+    let said = member("app-cluster rollback").ok();
+    assert!(
+        said.contains("generation 3, a rollback to 1: 2 workers"),
+        "{said}"
+    );
+    all_run_generation(b, 3, 2);
+    assert!(
+        member("app-cluster status")
+            .ok()
+            .contains("a rollback to 1 (from 2)")
+    );
     let before = pids(b);
     member("app-cluster restart 'app-cluster[0]'").ok();
     assert_ne!(pids(b)[0], before[0]);
@@ -95,6 +106,7 @@ fn strangers_are_told_what_to_do(b: &TestBox) {
         "status",
         "status app-cluster --json",
         "reload",
+        "rollback",
         "restart",
         "restart 'app-cluster[0]'",
         "scale app-cluster 3",
@@ -112,7 +124,7 @@ fn exit_codes_of_what_is_not_there(b: &TestBox) {
     // The socket is open, so there is something to stop; then there is not.
     b.run(&["app-cluster", "stop"]).ok();
     port_is_closed(b);
-    for verb in ["status", "reload", "restart", "stop"] {
+    for verb in ["status", "reload", "rollback", "restart", "stop"] {
         let out = b.sh(&format!("app-cluster {verb}"));
         assert_eq!(out.code, 3, "{out}");
         let hint = "app-cluster start app-cluster";

@@ -105,6 +105,19 @@ fn a_reload_says_what_it_would_change_and_what_it_has_changed() {
         .filter_map(|line| line.split_once("slot ")?.1.split_once(':')?.0.parse().ok())
         .collect();
     assert_eq!(plan["order"], serde_json::json!(slots), "{output}");
+    // The way back changes the same.
+    let back = dev.cli(&["rollback", "web", "--json"]).succeeded();
+    let back = json(&back.stdout)["changes"].clone();
+    assert_eq!(back["variables"]["added"], json("[\"OLD\"]"), "{back}");
+    let moved = |changes: &Value, n: usize| {
+        let file = &changes["files"][n];
+        (file["from"].clone(), file["to"].clone())
+    };
+    for n in 0..2 {
+        let (from, to) = moved(&outcome["changes"], n);
+        assert_eq!(moved(&back, n), (to, from));
+    }
+    let output = dev.output();
     for text in [&output, &done.stderr, &done.stdout, &said.stdout] {
         assert!(!text.contains("s3cret"), "{text}");
     }

@@ -103,7 +103,7 @@ fn a_release_that_cannot_be_executed() {
         said.failed(
             1,
             &[
-                "error: the configuration cannot be used:",
+                "error: the configuration cannot be used, nothing was changed:",
                 "./app",
                 "app.toml:",
             ],
@@ -112,7 +112,10 @@ fn a_release_that_cannot_be_executed() {
         let said = dev.cli(&["reload", "web"]);
         said.failed(
             1,
-            &["error: the configuration cannot be used:", "directory"],
+            &[
+                "error: the configuration cannot be used, nothing was changed:",
+                "directory",
+            ],
         );
         std::fs::remove_dir(dev.path("app")).expect("removed");
     });

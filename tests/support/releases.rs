@@ -187,6 +187,16 @@ pub fn deployed_and_taken_back(language: &Language) {
         (&6.into(), &3.into())
     );
     check(&dev, "1", first, true);
+
+    // Code that was overwritten does not come back, which is said.
+    dev.cli(&["reload", "web"]).succeeded();
+    dev.write(&format!("releases/1/{}", language.file), language.text);
+    let said = dev.cli(&["rollback", "web"]).succeeded();
+    let note = format!(
+        "/releases/1/{} was changed since generation 6",
+        language.file
+    );
+    assert!(said.stderr.contains(&note), "{said:?}");
     finish(load);
     dev.stop();
 }
@@ -311,9 +321,10 @@ pub fn whatever_happens_during_a_reload(language: &Language) {
     dev.configure("workers = \"many\"\n");
     let again = begin(&dev, &["reload", "web"]);
     reload.wait().succeeded();
-    again
-        .wait()
-        .failed(1, &["error: the configuration cannot be used:"]);
+    again.wait().failed(
+        1,
+        &["error: the configuration cannot be used, nothing was changed:"],
+    );
     is("4");
     let pids = dev.pids();
 

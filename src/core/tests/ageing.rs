@@ -2,6 +2,7 @@
 //! Workers that grow or grow old.
 
 use super::*;
+use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -227,4 +228,36 @@ fn all_are_due_during_a_reload_and_go_one_by_one_after_it() {
     sim.run(ms(3_000));
     assert!(matches!(sim.reply(1), Some(Err(_))));
     assert_eq!(recycled(&sim).len(), 3);
+}
+
+proptest! {
+    #![proptest_config(super::invariants::config())]
+
+    /// Whatever the limits are, and with reloads in between: after each single event every
+    /// slot has a ready worker, and one at most is being replaced.
+    #[test]
+    fn limits_never_cost_a_worker(
+        (workers, batch) in (1..6u32, 1..4u32),
+        (limit, leak) in (40..300u64, 0..60u64),
+        lifetime in prop::option::of(1_000..90_000u64),
+        (ready, drains) in (0..4_000u64, prop::option::of(0..5_000u64)),
+        pauses in prop::collection::vec(0..60_000u64, 0..4),
+    ) {
+        let (mut policy, mut script) = leaking(workers, limit * MIB, leak * MIB);
+        policy.batch = Batch::Count(batch);
+        policy.max_lifetime = lifetime.map(ms);
+        script.ready = Some(ms(ready));
+        script.drains = drains.map(ms);
+        let mut sim = watched(policy, script);
+        for (n, pause) in pauses.iter().enumerate() {
+            sim.run(ms(*pause));
+            sim.request(n as u64, Request::Reload);
+        }
+        sim.run(ms(120_000));
+        prop_assert_eq!(failed(&sim), 0);
+        // A limit that is reached again and again has an effect.
+        if leak > 20 && limit < 200 {
+            prop_assert!(!recycled(&sim).is_empty());
+        }
+    }
 }

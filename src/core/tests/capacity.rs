@@ -17,6 +17,8 @@ impl Before {
     pub fn of(sim: &Sim, event: &Event) -> Before {
         let about = match event {
             Event::Exited { worker, .. } => Some(worker),
+            // One that a stray message has made ready before.
+            Event::SpawnFailed { worker, .. } => Some(worker),
             Event::Notified {
                 worker,
                 what: Notification::Stopping,

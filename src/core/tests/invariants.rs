@@ -342,6 +342,12 @@ proptest! {
             prop_assert_eq!(sim.alive.len() as u32, desired);
             prop_assert_eq!(sim.core.ready_workers(), desired);
             prop_assert_eq!(sim.core.next_deadline(), None);
+            if sim.reply(1_000).is_some_and(Result::is_ok) {
+                let (serves, all) = (sim.core.generation().0, sim.ready_generations());
+                prop_assert!(all.iter().all(|g| *g == serves), "{} {:?}", serves, all);
+                // That one, and the one that can be gone back to.
+                prop_assert!(sim.core.generations.len() <= 2);
+            }
         }
     }
 }

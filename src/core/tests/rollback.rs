@@ -264,6 +264,38 @@ fn a_storm_falls_back_to_the_last_good_generation_once() {
     assert_eq!(sim.core.degraded(), None);
 }
 
+/// Workers that run and are not well count like those that crash.
+#[test]
+fn a_storm_of_unhealthy_workers_falls_back_too() {
+    for older in [true, false] {
+        let mut p = policy(4);
+        p.crash_budget = 3;
+        let mut sim = match older {
+            true => second(p, Script::default()),
+            false => Sim::new(p, Script::default()),
+        };
+        sim.run(ms(1_000));
+        for _ in 0..4 {
+            let id = sim.serving(2).expect("a worker").id;
+            let why = Recycle::Unhealthy("/health answered 500".to_owned());
+            assert!(sim.core.recycle(id, why));
+            sim.event(Event::Wake);
+            sim.run(ms(1_000));
+        }
+        let degraded = sim.core.degraded().expect("degraded").to_owned();
+        let what = "/health answered 500; 4 failures within 60s are too many";
+        assert!(degraded.contains(what), "{degraded}");
+        assert_eq!(falling_back(&sim), usize::from(older));
+        sim.run(ms(9_000));
+        assert_eq!(sim.core.ready_workers(), 4);
+        assert_eq!(
+            sim.core.degraded().is_some(),
+            older,
+            "without it, well again"
+        );
+    }
+}
+
 #[test]
 fn two_bad_generations_do_not_follow_each_other_for_ever() {
     let mut p = policy(4);

@@ -142,6 +142,7 @@ fn cause(cause: &Cause) -> &'static str {
         Cause::Unhealthy(_) => "not healthy",
         Cause::LeftAtOnce => "left at once",
         Cause::OverBudget { .. } => "over budget",
+        Cause::TooOften { .. } => "too often",
     }
 }
 

@@ -27,6 +27,11 @@ impl Engine {
 
     /// Logs something about a worker.
     pub(super) fn about(&mut self, worker: WorkerId, level: Level, text: &str) {
+        let record = self.record_about(worker, level, text);
+        self.log(record);
+    }
+
+    fn record_about(&self, worker: WorkerId, level: Level, text: &str) -> Record {
         let (slot, generation) = match self.core.worker(worker) {
             Some(known) => (known.slot, Some(known.generation)),
             None => (SlotId(0), None),
@@ -39,7 +44,7 @@ impl Engine {
         record.generation = generation;
         record.pid = pid;
         record.cgroup = self.cgroup_name(Some(worker));
-        self.log(record);
+        record
     }
 
     /// The same, but only once for each text.
@@ -77,7 +82,8 @@ impl Engine {
         }
     }
 
-    /// What a worker that should have listened by now has done instead.
+    /// What a worker that should have listened by now has done instead, in the log and to
+    /// those who wait for it.
     pub(in super::super) fn tell_why_not_listening(&mut self, worker: WorkerId) {
         let Some(held) = self.held.get(&worker) else {
             return;
@@ -109,6 +115,8 @@ impl Engine {
                                 its port past us: leave that out"
                 .to_owned(),
         };
-        self.about(worker, Level::Error, &text);
+        let record = self.record_about(worker, Level::Error, &text);
+        self.tell_waiting(&record.message);
+        self.log(record);
     }
 }
