@@ -179,7 +179,7 @@ impl Supervisor {
             return;
         };
         if worker.settled {
-            self.take_out(id, &why.to_string());
+            self.take_out(id, &format!("it {why}"));
             let replaced = self.recycle(id, why);
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.checkup.replaced = replaced;
@@ -195,7 +195,7 @@ impl Supervisor {
             return;
         }
         // Nobody else serves here: it does, until another can.
-        self.take_out(id, &why.to_string());
+        self.take_out(id, &format!("it {why}"));
         if let Some(worker) = self.workers.get_mut(&id) {
             (worker.retire, worker.checkup.replaced) = (true, true);
         }

@@ -79,9 +79,9 @@ fn a_command_that_fails_or_hangs() {
             "`sh check` exited with status 1: no database (2 times in a row)",
         ),
         (
-            "300ms",
+            "2s",
             "hang",
-            "`sh check` did not end within 300ms (2 times in a row)",
+            "`sh check` did not end within 2s (2 times in a row)",
         ),
     ] {
         let dev = started(timeout);
