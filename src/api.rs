@@ -115,7 +115,8 @@ pub struct SlotStatus {
     pub worker: Option<u64>,
     /// Its process id.
     pub pid: Option<i32>,
-    /// A worker's state (`blocked`: ready, but its event loop does not turn), or `backoff`,
+    /// A worker's state (`blocked`: ready, but its event loop does not turn;
+    /// `not-ready`: it wants no traffic, or is not well), or `backoff`,
     /// `failed`, `stopped`, `empty`.
     pub state: String,
     /// The worker's generation.
@@ -137,6 +138,9 @@ pub struct SlotStatus {
     pub last_exit: Option<String>,
     /// What the worker last said of itself.
     pub status: Option<String>,
+    /// Where its health is asked for: `well`, what its last answer was instead, or `not asked
+    /// yet`.
+    pub health: Option<String>,
     /// Of a Node worker: how its event loop is.
     pub event_loop: Option<EventLoop>,
     /// Other workers of the slot: starting beside the one that serves, draining, stopping.

@@ -31,6 +31,9 @@ pub struct Plan {
     pub directory: String,
     /// Whether sockets are announced, so that LISTEN_PID must be set (sd_listen_fds(3)).
     pub listen: bool,
+    /// Whether signs of life are expected, so that WATCHDOG_PID must be set
+    /// (sd_watchdog_enabled(3)).
+    pub watchdog: bool,
     /// The one CPU to run on.
     pub cpu: Option<usize>,
     /// The descriptors that are passed besides the standard ones.
@@ -51,7 +54,9 @@ impl Plan {
             VERB.to_owned(),
             self.cgroup.clone().unwrap_or_default(),
             self.directory.clone(),
-            if self.listen { "1" } else { "0" }.to_owned(),
+            [(self.listen, "listen,"), (self.watchdog, "watchdog,")]
+                .map(|(wanted, word)| if wanted { word } else { "" })
+                .concat(),
             self.cpu.map(|cpu| cpu.to_string()).unwrap_or_default(),
             self.keep.iter().map(|n| format!("{n},")).collect(),
             self.pins(),
@@ -74,7 +79,7 @@ impl Plan {
 /// Becomes the worker; `arguments` are those after the verb. Returns never.
 pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let mut next = || arguments.next().unwrap_or_default();
-    let (cgroup, directory, listen) = (next(), next(), next());
+    let (cgroup, directory, own_pid) = (next(), next(), next());
     let (cpu, keep) = (next(), next());
     let (pins, mut program, name) = (next(), next(), next());
     if program.is_empty() || name.is_empty() {
@@ -118,8 +123,11 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     close_strays(&keep.to_string_lossy());
     let mut command = Command::new(&program);
     command.arg0(&name).args(words);
-    if listen == "1" {
-        command.env("LISTEN_PID", std::process::id().to_string());
+    let wanted = own_pid.to_string_lossy();
+    for (word, variable) in [("listen", "LISTEN_PID"), ("watchdog", "WATCHDOG_PID")] {
+        if wanted.split(',').any(|w| w == word) {
+            command.env(variable, std::process::id().to_string());
+        }
     }
     // The mask is the supervisor's, and exec() keeps it. A signal that came meanwhile is
     // delivered now. SIGPIPE gets its default action back from exec().

@@ -18,6 +18,8 @@ mod cpus;
 mod environment;
 #[path = "foreground/failures.rs"]
 mod failures;
+#[path = "foreground/health.rs"]
+mod health;
 #[path = "foreground/messages.rs"]
 mod messages;
 #[path = "foreground/readiness.rs"]

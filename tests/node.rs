@@ -25,6 +25,8 @@ mod blocked;
 mod companion;
 #[path = "node/figures.rs"]
 mod figures;
+#[path = "node/health.rs"]
+mod health;
 #[path = "node/hostile.rs"]
 mod hostile;
 #[path = "node/isolation.rs"]
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         rollback::ROWS,
         companion::ROWS,
         figures::ROWS,
+        health::ROWS,
     ];
     let rows = suites.concat();
     let mut trials = Vec::new();

@@ -154,6 +154,9 @@ enum Verb {
         /// As one JSON object
         #[arg(long)]
         json: bool,
+        /// Say whether the app takes traffic now: exit status 0 if it does, else 1
+        #[arg(long)]
+        ready: bool,
     },
     /// Replace all workers by new ones, one by one, without losing a request
     ///
@@ -304,7 +307,7 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
         Verb::Dev(options) => dev::main(options),
         Verb::Run { name, config } => run::main(&checked(name)?, config),
         Verb::Hello => Ok(crate::hello::run()?),
-        Verb::Status { name, json } => status::main(&checked(name)?, json),
+        Verb::Status { name, json, ready } => status::main(&checked(name)?, json, ready),
         Verb::Reload {
             name,
             dry_run,

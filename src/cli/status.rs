@@ -17,15 +17,40 @@ pub struct Reply {
     pub status: Status,
 }
 
-pub fn main(name: &str, json: bool) -> Result<(), Fail> {
+pub fn main(name: &str, json: bool, ready: bool) -> Result<(), Fail> {
     let reply: Reply = Client::connect(name)?.call(&Call::GetStatus {})?;
     if json {
         let text = serde_json::to_string_pretty(&reply.status).unwrap_or_default();
         println!("{text}");
-    } else {
+    } else if !ready {
         print!("{}", render(&reply.status, Style::for_stdout().colour));
     }
+    if !ready {
+        return Ok(());
+    }
+    let said = readiness(&reply.status)?;
+    if !json {
+        println!("{said}");
+    }
     Ok(())
+}
+
+/// Whether the app takes traffic: for load balancers and their agents.
+///
+/// # Errors
+/// Why it does not.
+fn readiness(status: &Status) -> Result<String, Fail> {
+    let workers = status.slots.iter().filter(|slot| slot.state == "ready");
+    let (name, desired) = (&status.app, status.workers.desired);
+    match (status.state.as_str(), workers.count()) {
+        ("stopping", _) => Err(Fail::from(anyhow::anyhow!("{name} is stopping"))),
+        (_, 0) => Err(Fail::from(anyhow::anyhow!(
+            "no worker of {name} is ready for traffic"
+        ))),
+        (_, workers) => Ok(format!(
+            "{workers} of {desired} workers are ready for traffic"
+        )),
+    }
 }
 
 /// State at a glance; colour adds to it, and says nothing by itself.
@@ -104,6 +129,11 @@ fn render(status: &Status, colour: bool) -> String {
     }
     if let Some(companion) = &status.companion {
         line("Companion", &about(companion));
+    }
+    for slot in &status.slots {
+        if let Some(health) = slot.health.as_ref().filter(|h| *h != "well") {
+            line("Health", &format!("slot {}: {health}", slot.slot));
+        }
     }
     if let Some(why) = &status.degraded {
         line("Degraded", why);
@@ -246,6 +276,7 @@ mod tests {
                     "slot": 0, "worker": 9, "pid": 210, "state": "ready", "generation": 8,
                     "since": "2026-11-21T09:02:11Z", "cpu": 1.25, "memory": 106_220_000,
                     "restarts": 2, "last_exit": "was killed by SIGSEGV", "status": "fine",
+                    "health": null,
                     "event_loop": null,
                     "draining": [{
                         "worker": 3, "pid": 187, "state": "draining", "generation": 7,
@@ -256,6 +287,7 @@ mod tests {
                     "slot": 1, "worker": null, "pid": null, "state": "backoff",
                     "generation": null, "since": null, "cpu": null, "memory": null,
                     "restarts": 11, "last_exit": "exited with status 1", "status": null,
+                    "health": null,
                     "event_loop": null,
                     "draining": [],
                 },

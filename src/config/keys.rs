@@ -2,6 +2,7 @@
 //! Every key a configuration file can have, as data: unknown keys, defaults, `config show`
 //! and the JSON Schema follow from this one table.
 
+use super::health::MOST_FAILURES;
 use super::kind::Kind;
 use super::{MAX_LINES, MAX_WORKERS};
 
@@ -106,6 +107,17 @@ const NODE: &[Key] = &[
     key("preload", "true", "whether a small file is loaded ahead of the app").is(Kind::Boolean),
     key("strict_ports", "false", "whether other addresses than the app's are refused").is(Kind::Boolean),
 ];
+#[rustfmt::skip]
+const EVERY: Key = key("interval", "\"5s\"", "from one question to the next").is(Kind::Duration);
+#[rustfmt::skip]
+const WITHIN: Key = key("timeout", "\"2s\"", "how long an answer may take").is(Kind::Duration);
+#[rustfmt::skip]
+const FAILURES: Key = key("failures", "3", "how many bad answers in a row are too many").is(Kind::Integer(1, MOST_FAILURES));
+#[rustfmt::skip]
+const HEALTH: &[Kind] = &[
+    Kind::Table(&[key("http", "", "a Node worker is asked for this path").is(Kind::Pattern("^/[!-~]*$", "/health")), EVERY, WITHIN, FAILURES]),
+    Kind::Table(&[key("exec", "", "this command is run").is(Kind::Command), EVERY, WITHIN, FAILURES]),
+];
 const COMPANION: &[Key] = &[key("command", "", "the program and its arguments").is(Kind::Command)];
 
 /// All keys, in the order of app-cluster.toml(5).
@@ -137,6 +149,9 @@ pub const KEYS: &[Key] = &[
     key("stop_message", "", "message that asks a Node worker to finish").is(Kind::Text),
     key("blocked_timeout", "\"1s\"", "when a Node worker counts as blocked").is(Kind::Duration),
     key("hung_timeout", "\"30s\"", "when a Node worker is replaced that does not answer").is(Kind::Duration),
+    key("health", "", "how workers are asked how they are").is(Kind::Any(HEALTH)),
+    key("watchdog", "\"0\"", "how often a worker owes a sign of life").is(Kind::Duration),
+    key("pre_stop_delay", "\"0\"", "how long workers serve on when the app is to stop").is(Kind::Duration),
     key("node", "{}", "settings of Node's protocol").is(Kind::Section(NODE)),
     key("companion", "", "a process that gets the workers' messages").is(Kind::Table(COMPANION)),
     key("restart", "\"always\"", "when a worker that exited is replaced").is(Kind::Word(&["always", "on-failure", "never"])),
@@ -152,7 +167,6 @@ pub const KEYS: &[Key] = &[
     key("min_ready_time", "\"0\"", "how long each further new worker must stay ready").is(Kind::Duration),
     key("max_draining", "", "how many old workers may drain at once in a reload").is(Kind::Integer(1, MAX_WORKERS)),
     key("on_failure", "\"rollback\"", "what a failed reload does with the new workers").is(Kind::Word(&["rollback", "hold"])),
-    not_yet("health", "", "health checks"),
     not_yet("metrics", "`app-cluster status --json` has the numbers", "metrics"),
     not_yet("log", "the workers' output goes to the journal", "logging"),
 ];

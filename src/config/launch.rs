@@ -44,6 +44,7 @@ const OURS: &[&str] = &[
     "APP_CLUSTER_SLOT",
     "APP_CLUSTER_WORKERS",
     "APP_CLUSTER_GENERATION",
+    "APP_CLUSTER_STOPPING",
 ];
 
 /// What to do about those.
@@ -81,12 +82,16 @@ pub struct Launch {
     pub directory: PathBuf,
     /// Absolute path of the command of `ready = { exec = [...] }`, if there is one.
     pub ready_program: Option<PathBuf>,
+    /// The same of `health = { exec = [...] }`.
+    pub health_program: Option<PathBuf>,
     /// The same of `companion`.
     pub companion_program: Option<PathBuf>,
     /// What the paths above and in `arguments` lead to.
     pub pins: Pins,
     /// The same of the command of `ready`.
     pub ready_pins: Pins,
+    /// The same of that of `health`.
+    pub health_pins: Pins,
     /// The same of `companion`.
     pub companion_pins: Pins,
     /// What is spoken to in Node's protocol; `None`: LISTEN_FDS and NOTIFY_SOCKET.
@@ -141,6 +146,9 @@ impl Launch {
             Ready::Exec(words) => look_up("ready", words),
             _ => None,
         };
+        let health_program = config
+            .health_command()
+            .and_then(|words| look_up("health", words));
         let companion_program = match &config.companion {
             Some(companion) => look_up("companion", &companion.command),
             None => None,
@@ -160,6 +168,10 @@ impl Launch {
                     }
                     _ => Pins::default(),
                 },
+                health_pins: match (config.health_command(), &health_program) {
+                    (Some(words), Some(program)) => Pins::new(&config.directory, program, words),
+                    _ => Pins::default(),
+                },
                 companion_pins: match (&config.companion, &companion_program) {
                     (Some(companion), Some(program)) => {
                         Pins::new(&config.directory, program, &companion.command)
@@ -171,6 +183,7 @@ impl Launch {
                 arguments: config.command.clone(),
                 directory: config.directory.clone(),
                 ready_program,
+                health_program,
                 companion_program,
                 environment,
             }),

@@ -18,6 +18,7 @@ mod diff;
 mod envfile;
 mod file;
 mod fragments;
+mod health;
 mod hide;
 mod keys;
 mod kind;
@@ -57,6 +58,7 @@ pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source}
 pub use diff::{Changes, FileChange, KeyChange, Seen, VariableChanges};
 pub use file::current_directory;
 pub use fragments::drop_in_directory;
+pub use health::{HealthCheck, Question};
 pub use keys::{KEYS, Key, Status};
 pub use kind::Kind;
 pub use launch::{Launch, inherited_environment};
@@ -254,6 +256,13 @@ pub struct Config {
     pub blocked_timeout: Option<Duration>,
     /// How long before it is replaced; `None`: never. Default 30 s.
     pub hung_timeout: Option<Duration>,
+    /// See [`HealthCheck`]. Default none.
+    pub health: Option<HealthCheck>,
+    /// How often a worker owes `WATCHDOG=1`; `None`: never, unless it says so itself.
+    /// Default none.
+    pub watchdog: Option<Duration>,
+    /// How long the workers serve on when the app is to stop. Default 0.
+    pub pre_stop_delay: Duration,
     /// See [`NodeSettings`].
     pub node: NodeSettings,
     /// See [`Companion`]. Default none.
@@ -321,6 +330,9 @@ impl Config {
             stop_message: None,
             blocked_timeout: Some(Duration::from_secs(1)),
             hung_timeout: Some(Duration::from_secs(30)),
+            health: None,
+            watchdog: None,
+            pre_stop_delay: Duration::ZERO,
             node: NodeSettings::default(),
             companion: None,
             restart: Restart::Always,

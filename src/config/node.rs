@@ -104,6 +104,10 @@ impl Config {
         }
     }
 
+    fn asks_http(&self) -> bool {
+        self.health.is_some() && self.health_command().is_none()
+    }
+
     /// What cannot be with this program: the key, why, and what to do.
     pub(super) fn misfit(&self, runner: Option<Runner>) -> Option<(&'static str, String, String)> {
         let steered = !matches!(self.balance, Balance::Auto | Balance::RoundRobin);
@@ -132,6 +136,13 @@ impl Config {
             None if self.stop_message.is_some() => {
                 ("stop_message", needs("a stop message"), say_so())
             }
+            None if self.asks_http() => (
+                "health",
+                needs("`http`, for which each worker is handed a connection of its own,"),
+                "ask by a command, health = { exec = [...] }, or let the workers give signs of \
+                 life, watchdog = \"10s\"; if it is a Node program, say protocol = \"node\""
+                    .to_owned(),
+            ),
             None if self.companion.is_some() => ("companion", needs("a companion"), say_so()),
             Some(Runner::Deno) if steered => (
                 "balance",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the core needs to know of a configuration.
 
-use super::{Config, Cpus, MAX_WORKERS, Workers};
+use super::{Config, Cpus, HealthCheck, MAX_WORKERS, Workers};
 use crate::core::Policy;
 
 impl Config {
@@ -25,6 +25,9 @@ impl Config {
             stop_signal: self.stop_signal,
             drains: false,
             hung_timeout: self.hung_timeout,
+            health: self.health.as_ref().map(HealthCheck::policy),
+            watchdog: self.watchdog,
+            pre_stop_delay: self.pre_stop_delay,
             max_memory: self.max_memory,
             max_lifetime: self.max_lifetime,
             restart: self.restart,

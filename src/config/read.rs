@@ -8,7 +8,7 @@ use super::values::{account, boolean, choice, duration, integer, list, mode, str
 use super::variables::{environment, environment_file};
 use super::{
     Autostart, Balance, Config, Listen, MAX_LINES, MAX_WORKERS, Protocol, Sandbox, Workers,
-    affinity, ageing, node, together, units, words,
+    affinity, ageing, health, node, together, units, words,
 };
 use crate::core::{Batch, OnFailure, Ready, Restart};
 use nix::sys::signal::Signal;
@@ -53,6 +53,7 @@ pub(super) fn for_units(fragments: &[(String, String)]) -> Result<Config, Config
         });
         file.take("workers", &mut config.workers, workers);
         file.take("drain_timeout", &mut config.drain_timeout, duration);
+        file.take("pre_stop_delay", &mut config.pre_stop_delay, duration);
         file.take("protocol", &mut config.protocol, protocol);
         sockets(file, config);
         unit(file, config);
@@ -158,6 +159,11 @@ fn supervision(file: &mut Reader<'_>, config: &mut Config) {
     file.take("start_timeout", &mut config.start_timeout, duration);
     file.take("drain_timeout", &mut config.drain_timeout, duration);
     file.take("stop_signal", &mut config.stop_signal, stop_signal);
+    file.take("pre_stop_delay", &mut config.pre_stop_delay, duration);
+    file.take("health", &mut config.health, health::read);
+    file.take("watchdog", &mut config.watchdog, |v| {
+        Ok(Some(duration(v)?).filter(|d| !d.is_zero()))
+    });
     node::take(file, config);
     file.take("restart", &mut config.restart, |v| {
         let known = [

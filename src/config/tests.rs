@@ -91,6 +91,9 @@ fn every_key() {
         min_ready_time = "500ms"
         max_draining = 4
         on_failure = "hold"
+        watchdog = "10s"
+        pre_stop_delay = "3s"
+        health = { exec = "./check", interval = "1s" }
         [environment]
         NODE_ENV = "production"
         [listen]
@@ -124,6 +127,10 @@ fn every_key() {
     });
     assert_eq!(policy.workers, 1);
     assert_eq!(policy.workers_source, "workers = \"-1\": 1 CPU (online)");
+    let seconds = Duration::from_secs;
+    assert_eq!(policy.watchdog, Some(seconds(10)));
+    assert_eq!(policy.pre_stop_delay, seconds(3));
+    assert_eq!(policy.health.map(|h| h.interval), Some(seconds(1)));
     assert_eq!(policy.ready, Ready::Delay(Duration::from_secs(1)));
     assert_eq!(policy.start_timeout, Duration::from_secs(90));
     assert_eq!(policy.canary_time, Duration::from_millis(2_500));
@@ -180,12 +187,12 @@ fn all_errors_of_a_file_are_shown() {
       | ^^^^^^
       = help: did you mean `workers`?
 
-    error: `health` is not yet supported
-     --> web.toml:3:1
+    error: expected a table, such as { http = "/health" } or { exec = ["./check"] }, found a string
+     --> web.toml:3:10
       |
     3 | health = "/health"
-      | ^^^^^^
-      = help: leave it out
+      |          ^^^^^^^^^
+      = help: such as health = { http = "/health", interval = "5s", timeout = "2s", failures = 3 }
 
     error: `backoff_min` (1min) is longer than `backoff_max` (15s)
      --> web.toml:4:15
@@ -239,7 +246,7 @@ fn one_error_each() {
       |
     2 | [server]
       |  ^^^^^^
-      = help: the sections are `[environment]`, `[listen]`, `[ready]`, `[node]` and `[companion]`
+      = help: the sections are `[environment]`, `[listen]`, `[ready]`, `[health]`, `[node]` and `[companion]`
     "#);
 }
 

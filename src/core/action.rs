@@ -27,6 +27,17 @@ pub enum Action {
         /// Which.
         worker: WorkerId,
     },
+    /// Ask the worker how it is (`health`). Answered by exactly one `Checked`, within the
+    /// timeout of its policy.
+    Check {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Read what the worker has said on its notify socket. Answered by `Heard`, after that.
+    Hear {
+        /// Which.
+        worker: WorkerId,
+    },
     /// Ask the worker to stop accepting and to finish. Answered by `Drained`.
     Drain {
         /// Whom.
@@ -294,6 +305,32 @@ pub enum Transition {
         /// Its process id.
         pid: Option<i32>,
         /// How long it had not.
+        after: Duration,
+    },
+    /// A worker wants no traffic, or is not well: it gets no more connections, if others do.
+    Unready {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id.
+        pid: Option<i32>,
+        /// How that showed.
+        why: String,
+    },
+    /// It gets connections again.
+    ReadyAgain {
+        /// Which.
+        worker: WorkerId,
+        /// Its position.
+        slot: SlotId,
+        /// Its generation.
+        generation: GenerationId,
+        /// Its process id.
+        pid: Option<i32>,
+        /// After this time.
         after: Duration,
     },
     /// A worker that runs is replaced; it serves until another has taken its place.

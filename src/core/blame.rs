@@ -47,6 +47,8 @@ pub enum Cause {
         /// For how long.
         after: Duration,
     },
+    /// It was asked how it is, or owed a sign of life; the text says what is wrong.
+    Unhealthy(String),
     /// It said `STOPPING=1` before it had stayed ready long enough.
     LeftAtOnce,
     /// The generation's crash budget is used up, by this crash.
@@ -87,6 +89,7 @@ impl fmt::Display for Cause {
                     after.as_secs_f64()
                 )
             }
+            Cause::Unhealthy(text) => f.write_str(text),
             Cause::LeftAtOnce => f.write_str("left by itself right after it was ready"),
             Cause::TooOften { why, times, window } => {
                 write!(f, "{why}; {times} failures within {window:?} are too many")

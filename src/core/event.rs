@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everything that can happen to the supervisor.
 
+use super::health::Verdict;
 use super::ids::{GenerationId, RequestId, SlotId, WorkerId};
 use super::policy::Policy;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,18 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// The answer to [`super::Action::Check`].
+    Checked {
+        /// Which.
+        worker: WorkerId,
+        /// What it was.
+        verdict: Verdict,
+    },
+    /// The answer to [`super::Action::Hear`]: all that it had said has been told.
+    Heard {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The answer to [`super::Action::Measure`].
     Measured {
         /// Which.
@@ -120,6 +133,12 @@ pub enum Notification {
     Status(String),
     /// `EXTEND_TIMEOUT_USEC=…`
     ExtendTimeout(Duration),
+    /// `WATCHDOG=1`
+    Watchdog,
+    /// `WATCHDOG=trigger`
+    WatchdogTrigger,
+    /// `WATCHDOG_USEC=…`; none: it gives no more signs of life.
+    WatchdogInterval(Option<Duration>),
 }
 
 /// What an operator may want.

@@ -38,6 +38,10 @@ impl Supervisor {
             last_look: false,
             probes: 0,
             blocked: None,
+            not_ready: None,
+            checkup: Checkup::default(),
+            watchdog: self.policy(generation).watchdog,
+            alive_at: self.now,
             status: None,
         };
         self.workers.insert(id, worker);
@@ -132,6 +136,9 @@ impl Supervisor {
             }
             Notification::Stopping => self.on_leaving(id),
             Notification::ExtendTimeout(by) => self.extend(id, by),
+            Notification::Watchdog => self.on_ping(id),
+            Notification::WatchdogTrigger => self.on_trigger(id),
+            Notification::WatchdogInterval(every) => self.set_watchdog(id, every),
         }
     }
 
@@ -199,16 +206,11 @@ impl Supervisor {
             self.timers.set(Timer::Recover(id), now + wait);
         }
         if hold.is_zero() {
-            self.on_settled(id);
+            self.on_held(id);
         } else {
             self.timers.set(Timer::Settle(id), now + hold);
         }
-    }
-
-    pub(super) fn on_settled(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.settled = true;
-        }
+        self.begin_checks(id);
     }
 
     /// Where readiness is looked for, one last look decides: we may have stood still

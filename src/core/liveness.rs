@@ -39,7 +39,7 @@ impl Supervisor {
         let ready = |w: &Worker| w.state == WorkerState::Ready;
         let due = self.timers.get(Timer::Settle(id)).is_none();
         if due && self.workers.get(&id).is_some_and(ready) {
-            self.on_settled(id);
+            self.on_held(id);
         }
     }
 

@@ -10,6 +10,7 @@ mod action;
 mod ageing;
 mod blame;
 mod event;
+mod health;
 mod ids;
 mod lifecycle;
 mod liveness;
@@ -26,6 +27,7 @@ mod stop;
 mod time;
 mod timer;
 mod undo;
+mod watchdog;
 mod worker;
 
 #[cfg(test)]
@@ -34,6 +36,7 @@ mod tests;
 pub use action::{Action, ClusterState, Done, Failure, Outcome, RolloutStep, Transition};
 pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
+pub use health::{Checkup, Health, Verdict};
 pub use ids::{GenerationId, RequestId, SlotId, WorkerId};
 pub use plan::Plan;
 pub use policy::{Batch, OnFailure, Policy, Ready, Restart};
@@ -131,6 +134,8 @@ impl Supervisor {
             Event::Alive { worker } => self.on_alive(worker),
             Event::Blocked { worker, since } => self.on_blocked(worker, since),
             Event::Answered { worker } => self.on_answered(worker),
+            Event::Checked { worker, verdict } => self.on_checked(worker, verdict),
+            Event::Heard { worker } => self.on_heard(worker),
             Event::Measured { worker, memory } => self.on_measured(worker, memory),
             Event::Exited { worker, exit } => self.on_exited(worker, exit),
             Event::ConfigLoaded { generation, result } => self.on_config(generation, result),
@@ -154,11 +159,13 @@ impl Supervisor {
                 Timer::Settle(worker) => self.actions.push(Action::Ask { worker }),
                 Timer::Signal(worker) => self.send_stop_signal(worker),
                 Timer::Hung(worker) => self.on_hung(worker),
+                Timer::Health(worker) => self.on_check_due(worker),
+                Timer::Watchdog(worker) => self.on_watchdog_due(worker),
                 Timer::Kill(worker) => self.kill_worker(worker),
                 Timer::Recover(worker) => self.on_recovered(worker),
                 Timer::Measure(worker) => self.actions.push(Action::Measure { worker }),
                 Timer::Lifetime(worker) => self.on_lifetime(worker),
-                Timer::Backoff(_) | Timer::Exit => {} // reconcile sees that it is over
+                Timer::Backoff(_) | Timer::Leave | Timer::Exit => {} // reconcile sees that it is over
             }
         }
     }

@@ -96,6 +96,11 @@ impl Rehearsal<'_> {
     fn settle_present(&mut self) {
         for worker in self.core.workers.values() {
             let (id, generation) = (worker.id, worker.generation);
+            if worker.checkup.asked.is_some() {
+                let verdict = Verdict::Healthy;
+                let worker = id;
+                self.events.push_back(Event::Checked { worker, verdict });
+            }
             match worker.state {
                 WorkerState::Starting => {
                     let ready = &self.core.policy(generation).ready;
@@ -168,6 +173,15 @@ impl Rehearsal<'_> {
             Action::Probe { worker } => {
                 let ready = true;
                 self.events.push_back(Event::Probed { worker, ready });
+            }
+            Action::Check { worker } => {
+                let verdict = Verdict::Healthy;
+                self.events.push_back(Event::Checked { worker, verdict });
+            }
+            Action::Hear { worker } => {
+                let what = Notification::Watchdog;
+                self.events.push_back(Event::Notified { worker, what });
+                self.events.push_back(Event::Heard { worker });
             }
             Action::Ask { worker } => self.events.push_back(Event::Alive { worker }),
             Action::Drain { worker, .. } => {

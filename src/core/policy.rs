@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the core needs to know of one generation's configuration.
 
+use super::health::Health;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -99,6 +100,13 @@ pub struct Policy {
     pub drains: bool,
     /// How long a worker may not answer before it is replaced; `None`: for ever.
     pub hung_timeout: Option<Duration>,
+    /// Whether and how workers are asked how they are.
+    pub health: Option<Health>,
+    /// How often a worker owes a sign of life (`WATCHDOG=1`), unless it says otherwise itself;
+    /// `None`: never.
+    pub watchdog: Option<Duration>,
+    /// When the app stops, its workers serve on for so long before they are asked to end.
+    pub pre_stop_delay: Duration,
     /// How many bytes a worker may use before it is replaced; `None`: any number.
     pub max_memory: Option<u64>,
     /// How long a worker may be ready before it is replaced; `None`: for ever.

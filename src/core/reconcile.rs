@@ -42,7 +42,12 @@ impl Supervisor {
     }
 
     fn step_stopping(&mut self) {
-        for id in self.workers_where(|w| w.state.is_live()) {
+        let serves = |w: &Worker| w.state == WorkerState::Ready;
+        if !self.workers.values().any(serves) {
+            self.timers.clear(Timer::Leave);
+        }
+        let leaving = self.timers.get(Timer::Leave).is_some();
+        for id in self.workers_where(|w| w.state.is_live() && !(leaving && serves(w))) {
             self.stop_worker(id);
         }
         self.update_degraded();

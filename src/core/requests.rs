@@ -43,6 +43,7 @@ impl Supervisor {
             Request::Stop => self.request_stop(from),
             Request::StopNow => {
                 self.request_stop(from);
+                self.timers.clear(Timer::Leave);
                 for id in self.workers_where(|_| true) {
                     self.kill_worker(id);
                 }
@@ -118,6 +119,11 @@ impl Supervisor {
         self.wait(from, Want::Replaced(slot));
     }
 
+    /// Whether somebody waits for the worker of a slot to be replaced.
+    pub(super) fn is_being_replaced(&self, slot: SlotId) -> bool {
+        self.waiters.iter().any(|w| w.wants == Want::Replaced(slot))
+    }
+
     fn request_stop(&mut self, from: Option<RequestId>) {
         self.begin_stopping(Outcome::Stopped);
         // Asked to end while a failed start is ending it: then it is no failure, nor a wait.
@@ -130,6 +136,11 @@ impl Supervisor {
     pub(super) fn begin_stopping(&mut self, outcome: Outcome) {
         if self.state == ClusterState::Stopping {
             return;
+        }
+        let serves = |w: &Worker| w.state == WorkerState::Ready;
+        let delay = self.policy(self.generation).pre_stop_delay;
+        if !delay.is_zero() && self.workers.values().any(serves) {
+            self.timers.set(Timer::Leave, self.now + delay);
         }
         self.outcome = outcome;
         self.set_cluster_state(ClusterState::Stopping);

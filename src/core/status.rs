@@ -114,6 +114,10 @@ impl Supervisor {
             (ClusterState::Stopping, _, Outcome::StartFailed(blame)) => {
                 format!("start failed: {blame}")
             }
+            (ClusterState::Stopping, _, _) if self.timers.get(Timer::Leave).is_some() => {
+                let serve = self.ready_workers();
+                format!("stopping: {serve} workers serve on for a while (pre_stop_delay)")
+            }
             (ClusterState::Stopping, _, _) => {
                 format!("stopping: {} workers left", self.workers.len())
             }
@@ -137,7 +141,10 @@ impl Supervisor {
     pub fn busy_until(&self) -> Option<Time> {
         match self.state {
             ClusterState::Running => None,
-            _ => Some(self.timers.last().unwrap_or(self.now)),
+            _ => {
+                let last = self.timers.last().into_iter().chain(self.trial_until());
+                Some(last.max().unwrap_or(self.now))
+            }
         }
     }
 }

@@ -21,6 +21,10 @@ pub enum Timer {
     Signal(WorkerId),
     /// The worker has not answered for too long.
     Hung(WorkerId),
+    /// Time to ask the worker how it is.
+    Health(WorkerId),
+    /// The worker owes a sign of life.
+    Watchdog(WorkerId),
     /// The worker was asked to finish and has had its time: SIGKILL.
     Kill(WorkerId),
     /// The worker has been ready so long that its slot counts as recovered.
@@ -31,6 +35,8 @@ pub enum Timer {
     Lifetime(WorkerId),
     /// The slot's back-off ends.
     Backoff(SlotId),
+    /// The app stops, and its workers have served on for long enough.
+    Leave,
     /// The first start failed; the supervisor ends now.
     Exit,
 }
@@ -43,17 +49,20 @@ impl Timer {
             | Timer::Settle(w)
             | Timer::Signal(w)
             | Timer::Hung(w)
+            | Timer::Health(w)
+            | Timer::Watchdog(w)
             | Timer::Kill(w)
             | Timer::Recover(w)
             | Timer::Measure(w)
             | Timer::Lifetime(w) => Some(w),
-            Timer::Backoff(_) | Timer::Exit => None,
+            Timer::Backoff(_) | Timer::Leave | Timer::Exit => None,
         }
     }
 
     /// Whether something under way waits for it.
     fn is_awaited(self) -> bool {
-        !matches!(self, Timer::Measure(_) | Timer::Lifetime(_))
+        let again = matches!(self, Timer::Health(_) | Timer::Watchdog(_));
+        !again && !matches!(self, Timer::Measure(_) | Timer::Lifetime(_))
     }
 }
 

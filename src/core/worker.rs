@@ -4,6 +4,7 @@
 use super::ageing::Used;
 use super::blame::Blame;
 use super::event::Exit;
+use super::health::Checkup;
 use super::ids::{GenerationId, SlotId, WorkerId};
 use super::policy::Policy;
 use super::recycle::Recycle;
@@ -91,6 +92,14 @@ pub struct Worker {
     pub probes: u32,
     /// Since when it does not answer, if it is seen not to.
     pub blocked: Option<Time>,
+    /// Since when it is out of the balance because of what it says of itself.
+    pub not_ready: Option<Time>,
+    /// Its health.
+    pub checkup: Checkup,
+    /// How often it owes a sign of life; `None`: never.
+    pub watchdog: Option<Duration>,
+    /// When it gave the last one.
+    pub alive_at: Time,
     /// What it last said of itself (`STATUS=`).
     pub status: Option<String>,
 }

@@ -3,7 +3,7 @@
 //! for those who wait, and what the change means for the sockets.
 
 use super::{Answer, Engine, events};
-use crate::core::{Cause, Transition, WorkerState};
+use crate::core::{Cause, ClusterState, Transition, WorkerState};
 
 impl Engine {
     /// Everything that is derived from a change of state.
@@ -13,6 +13,13 @@ impl Engine {
         let mut record = events::record(transition);
         record.cgroup = self.cgroup_name(record.worker);
         self.log(record);
+        let stopping = ClusterState::Stopping;
+        if matches!(transition, Transition::Cluster { to, .. } if *to == stopping)
+            && let Err(error) = self.runtime.say_stopping()
+        {
+            let file = self.runtime.stopping();
+            self.warn(format!("cannot make {}: {error}", file.display()));
+        }
         if let Transition::Worker {
             to: WorkerState::Ready,
             ..

@@ -42,6 +42,10 @@ pub mod id {
     pub const COMPANION_STARTED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e80f";
     /// The companion has ended, or could not be started.
     pub const COMPANION_ENDED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e810";
+    /// A worker wants no connections.
+    pub const WORKER_UNREADY: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e820";
+    /// It gets them again.
+    pub const WORKER_READY_AGAIN: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e821";
     /// A worker that runs is replaced.
     pub const WORKER_RECYCLED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e811";
     /// A worker uses more memory than it may from the start.
@@ -57,6 +61,7 @@ pub fn record(transition: &Transition) -> Record {
             about_worker(transition)
         }
         Transition::Blocked { .. } | Transition::Answered { .. } => about_answers(transition),
+        Transition::Unready { .. } | Transition::ReadyAgain { .. } => about_traffic(transition),
         Transition::Recycled {
             worker,
             slot,
@@ -248,6 +253,47 @@ fn about_answers(transition: &Transition) -> Record {
     record.generation = Some(*generation);
     record.pid = *pid;
     record
+}
+
+fn about_traffic(transition: &Transition) -> Record {
+    let (worker, slot, generation, pid) = match transition {
+        Transition::Unready {
+            worker,
+            slot,
+            generation,
+            pid,
+            ..
+        }
+        | Transition::ReadyAgain {
+            worker,
+            slot,
+            generation,
+            pid,
+            ..
+        } => (worker, slot, generation, pid),
+        _ => return Record::plain(Level::Debug, String::new()),
+    };
+    let name = format!("slot {slot}: worker {}", pid.unwrap_or_default());
+    let record = match transition {
+        Transition::Unready { why, .. } => with_id(
+            Level::Warning,
+            format!("{name} is out of the balance: {why}"),
+            id::WORKER_UNREADY,
+        ),
+        Transition::ReadyAgain { after, .. } => {
+            let seconds = after.as_secs_f64();
+            let text = format!("{name} is back in the balance, after {seconds:.1}s");
+            with_id(Level::Info, text, id::WORKER_READY_AGAIN)
+        }
+        _ => return Record::plain(Level::Debug, String::new()),
+    };
+    Record {
+        worker: Some(*worker),
+        slot: Some(*slot),
+        generation: Some(*generation),
+        pid: *pid,
+        ..record
+    }
 }
 
 fn about_recycling(slot: SlotId, pid: Option<i32>, why: &Recycle) -> Record {

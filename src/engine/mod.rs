@@ -12,6 +12,7 @@ mod cgroup;
 mod companion;
 mod end;
 mod events;
+mod health;
 mod journal;
 mod listeners;
 mod memory;
@@ -129,6 +130,8 @@ struct Held {
     notify: NotifySocket,
     /// A readiness command under way.
     probe: Option<Process>,
+    /// How it is asked how it is, at present.
+    check: Option<health::Check>,
     tail: Option<Tail>,
     /// The line that it was given of each listener.
     lines: Vec<Option<usize>>,
@@ -317,6 +320,7 @@ impl Engine {
             for token in self.poller.wait(timeout)? {
                 self.take(token);
             }
+            self.health_turn();
             if self.core.next_deadline().is_some_and(|at| at <= now()) {
                 self.feed(Event::Wake);
             }
@@ -332,11 +336,13 @@ impl Engine {
         let steering = self.steering.next_deadline();
         let node = self.node_deadline();
         let companion = self.companion.deadline();
+        let health = self.health_deadline();
         ping.chain(core)
             .chain(again)
             .chain(steering)
             .chain(node)
             .chain(companion)
+            .chain(health)
             .min()
     }
 

@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Longest datagram that is read; the rest of a longer one is cut off.
 const MAX_DATAGRAM: usize = 4096;
 
+/// A worker cannot make us look after it more often than this.
+const SHORTEST_WATCHDOG: Duration = Duration::from_millis(10);
+
 /// A worker's notify socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct NotifySocket {
@@ -105,7 +108,7 @@ impl Drop for NotifySocket {
 }
 
 /// Variables of sd_notify(3) that a worker may well send and that mean nothing to us.
-const IGNORED: [&str; 12] = [
+const IGNORED: [&str; 10] = [
     "RELOADING",
     "MONOTONIC_USEC",
     "ERRNO",
@@ -114,8 +117,6 @@ const IGNORED: [&str; 12] = [
     "EXIT_STATUS",
     "MAINPID",
     "MAINPIDFDID",
-    "WATCHDOG",
-    "WATCHDOG_USEC",
     "NOTIFYACCESS",
     "BARRIER",
 ];
@@ -133,12 +134,24 @@ fn parse(bytes: &[u8]) -> (Vec<Notification>, usize) {
                 Ok(n) => said.push(Notification::ExtendTimeout(Duration::from_micros(n))),
                 Err(_) => garbage += 1,
             },
+            Some(("WATCHDOG", "1")) => said.push(Notification::Watchdog),
+            Some(("WATCHDOG", "trigger")) => said.push(Notification::WatchdogTrigger),
+            Some(("WATCHDOG_USEC", number)) => match number.parse() {
+                Ok(n) => said.push(Notification::WatchdogInterval(interval(n))),
+                Err(_) => garbage += 1,
+            },
             Some((name, _)) if IGNORED.contains(&name) => {}
             Some((name, _)) if name.starts_with("FD") || name.starts_with("X_") => {}
             _ => garbage += 1,
         }
     }
     (said, garbage)
+}
+
+/// How often a worker will give signs of life; zero and infinity: never (sd_notify(3)).
+fn interval(micros: u64) -> Option<Duration> {
+    let wanted = (micros > 0 && micros < u64::MAX).then(|| Duration::from_micros(micros));
+    wanted.map(|every| every.max(SHORTEST_WATCHDOG))
 }
 
 /// Text from a worker, without what could move a cursor or begin a new line.
@@ -159,6 +172,7 @@ mod tests {
         let expected = [
             Notification::Ready,
             Notification::Status("up [31mand running".to_owned()),
+            Notification::Watchdog,
             Notification::ExtendTimeout(Duration::from_micros(5)),
         ];
         assert_eq!((said.as_slice(), garbage), (expected.as_slice(), 0));

@@ -5,6 +5,7 @@ use super::node::{Batch, Start};
 use super::output::{self, Whose};
 use super::spawn::{Output, spawn};
 use super::{Engine, Held, NotifySocket, Release, Token, report, tree};
+use crate::config::Runner;
 use crate::core::{Action, Event, GenerationId, Ready, SlotId, WorkerId};
 use crate::exec::Plan;
 use nix::sys::signal::{Signal, kill};
@@ -41,6 +42,8 @@ impl Engine {
                 hurry,
             } => self.drain(worker, within, hurry),
             Action::Ask { worker } => self.try_worker(worker),
+            Action::Check { worker } => self.check_health(worker),
+            Action::Hear { worker } => self.hear(worker),
             Action::Signal { worker, signal } => {
                 if !self.signal_node(worker, signal) {
                     self.signal(worker, signal);
@@ -89,6 +92,8 @@ impl Engine {
         let plan = Plan {
             cgroup,
             listen: !sockets.is_empty(),
+            watchdog: release.config.watchdog.is_some()
+                && release.launch.runner != Some(Runner::Launcher),
             cpu: release.cpu(slot),
             ..report::plan(&release.launch)
         };
@@ -114,6 +119,7 @@ impl Engine {
             process,
             notify,
             probe: None,
+            check: None,
             tail: None,
             lines,
             talk: start.map(|start| start.talk),
@@ -179,7 +185,7 @@ impl Engine {
     }
 
     /// What a worker finds in its environment besides what the configuration says.
-    fn environment(
+    pub(super) fn environment(
         &self,
         release: &Release,
         slot: SlotId,
@@ -220,6 +226,13 @@ impl Engine {
             ("APP_CLUSTER_GENERATION", generation.to_string()),
             ("NOTIFY_SOCKET", notify.path().display().to_string()),
         ];
+        if let Some(every) = release.config.watchdog {
+            ours.push(("WATCHDOG_USEC", every.as_micros().to_string()));
+        }
+        if !release.config.pre_stop_delay.is_zero() {
+            let file = self.runtime.stopping().display().to_string();
+            ours.push(("APP_CLUSTER_STOPPING", file));
+        }
         if !names.is_empty() {
             ours.push(("LISTEN_FDS", names.len().to_string()));
             ours.push(("LISTEN_FDNAMES", names.join(":")));
@@ -260,6 +273,7 @@ impl Engine {
     }
 
     fn release(&mut self, worker: WorkerId) {
+        self.end_check(worker);
         self.end_talk(worker);
         if let Some(held) = self.held.remove(&worker) {
             self.poller.remove(&held.process.pidfd);
@@ -312,7 +326,9 @@ impl Engine {
             return;
         };
         if let Ready::Exec(command) = &release.config.ready {
-            match self.start_probe(worker, release, command) {
+            let launch = &release.launch;
+            let found = (launch.ready_program.as_deref(), &launch.ready_pins);
+            match self.run_beside(worker, release, found, command, Output::Inherit) {
                 Ok(process) => {
                     let added = self.poller.add(&process.pidfd, Token::ProbeExit(worker));
                     if let (Some(held), Ok(())) = (self.held.get_mut(&worker), added) {
@@ -346,39 +362,6 @@ impl Engine {
         let ready = held.is_some_and(begun)
             && super::readiness::is_accepting(&self.members(worker), &inodes);
         self.pending.push_back(Event::Probed { worker, ready });
-    }
-
-    fn start_probe(
-        &self,
-        worker: WorkerId,
-        release: &Release,
-        command: &[String],
-    ) -> io::Result<super::Process> {
-        let held = self.held.get(&worker);
-        let held = held.ok_or_else(|| io::Error::other("the worker is gone"))?;
-        let program = release.launch.ready_program.as_ref();
-        let program = program.map_or(command[0].clone(), |p| p.display().to_string());
-        let plan = Plan {
-            cpu: None,
-            cgroup: self
-                .cgroup
-                .as_ref()
-                .map(|c| c.entrance(worker).display().to_string()),
-            directory: release.launch.directory.display().to_string(),
-            listen: false,
-            keep: Vec::new(),
-            program,
-            arguments: command.to_vec(),
-            pins: release.launch.ready_pins.clone(),
-        };
-        let known = self.core.worker(worker);
-        let (slot, generation) =
-            known.map_or((SlotId(0), GenerationId(0)), |w| (w.slot, w.generation));
-        let mut environment = self.environment(release, slot, generation, &held.notify, &[]);
-        environment.remove("NOTIFY_SOCKET");
-        let pid = held.process.pid.to_string();
-        environment.insert("APP_CLUSTER_PID".to_owned(), pid);
-        spawn(&plan, &environment, &[], Output::Inherit)
     }
 
     /// The processes of a worker, its main process among them.

@@ -31,6 +31,11 @@ pub enum Token {
     CompanionExit,
     /// The pidfd of a readiness command run for a worker.
     ProbeExit(WorkerId),
+    /// What a question after a worker's health is put over: a connection, or the output of a
+    /// command.
+    Health(WorkerId),
+    /// The pidfd of such a command.
+    HealthExit(WorkerId),
     /// The signalfd.
     Signal,
     /// The eventfd of the front ends.
@@ -55,6 +60,8 @@ impl Token {
             Token::CompanionExit => (10, 0),
             Token::Exit(w) => (1, w.0),
             Token::ProbeExit(w) => (2, w.0),
+            Token::Health(w) => (11, w.0),
+            Token::HealthExit(w) => (12, w.0),
             Token::Signal => (3, 0),
             Token::Request => (4, 0),
             Token::Barrier => (7, 0),
@@ -78,6 +85,8 @@ impl Token {
             8 => Token::Channel(worker),
             9 => Token::CompanionChannel,
             10 => Token::CompanionExit,
+            11 => Token::Health(worker),
+            12 => Token::HealthExit(worker),
             16 => Token::Measured,
             _ => Token::Barrier,
         }
@@ -185,6 +194,8 @@ mod tests {
             Token::Exit(worker),
             Token::CompanionExit,
             Token::ProbeExit(worker),
+            Token::Health(worker),
+            Token::HealthExit(worker),
             Token::Signal,
             Token::Request,
             Token::Measured,

@@ -71,7 +71,12 @@ impl Release {
     /// What is gone.
     fn is_there(&self) -> Result<(), String> {
         let launch = &self.launch;
-        let all = [&launch.pins, &launch.ready_pins, &launch.companion_pins];
+        let all = [
+            &launch.pins,
+            &launch.ready_pins,
+            &launch.health_pins,
+            &launch.companion_pins,
+        ];
         match all.into_iter().find_map(Pins::missing) {
             None => Ok(()),
             Some(gone) => Err(gone),

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// What to start, without what differs from worker to worker.
 pub fn plan(launch: &Launch) -> Plan {
     Plan {
+        watchdog: false,
         cgroup: None,
         directory: launch.directory.display().to_string(),
         listen: false,
@@ -303,6 +304,10 @@ impl Engine {
                         format!("{}{asked}", last.exit)
                     }),
                     status: shown.and_then(|w| w.status.clone()),
+                    health: shown.and_then(|w| {
+                        let release = self.releases.get(&w.generation)?;
+                        release.config.health.as_ref().map(|_| health(w))
+                    }),
                     event_loop: shown.and_then(|w| self.event_loop(w.id)),
                     draining: here
                         .iter()
@@ -342,10 +347,21 @@ impl Engine {
     }
 }
 
+/// What is known of the health of a worker that is asked for it.
+fn health(worker: &Worker) -> String {
+    let checkup = &worker.checkup;
+    match &checkup.said {
+        Some(said) => said.clone(),
+        None if checkup.good => "well".to_owned(),
+        None => "not asked yet".to_owned(),
+    }
+}
+
 fn state(worker: &Worker) -> String {
-    match (worker.state, worker.blocked) {
-        (WorkerState::Ready, Some(_)) => "blocked".to_owned(),
-        (state, _) => state.to_string(),
+    match (worker.state, worker.blocked, worker.not_ready) {
+        (WorkerState::Ready, Some(_), _) => "blocked".to_owned(),
+        (WorkerState::Ready, None, Some(_)) => "not-ready".to_owned(),
+        (state, ..) => state.to_string(),
     }
 }
 

@@ -51,6 +51,7 @@ impl Runtime {
         for entry in fs::read_dir(directory.join("notify"))?.flatten() {
             let _ = fs::remove_file(entry.path());
         }
+        let _ = fs::remove_file(directory.join("stopping"));
         Ok(Runtime {
             directory: directory.to_owned(),
             _lock: lock,
@@ -86,6 +87,19 @@ impl Runtime {
     /// Where the order of lines is told, if it is another than theirs.
     pub fn order(&self) -> PathBuf {
         self.directory.join("order")
+    }
+
+    /// Where the file is that is there once the app is to stop.
+    pub fn stopping(&self) -> PathBuf {
+        self.directory.join("stopping")
+    }
+
+    /// Puts that file there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn say_stopping(&self) -> std::io::Result<()> {
+        fs::write(self.stopping(), "")
     }
 
     /// Where the file is that Node workers load ahead of the app.

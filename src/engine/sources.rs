@@ -5,7 +5,9 @@ use super::spawn::{next_zombie, reap, try_wait};
 use super::{Engine, Level, Record, Tail, Token, Waiting, tree};
 use crate::api::{self, Call};
 use crate::config::Cpus;
-use crate::core::{Done, Event, Exit, Failure, Request, RequestId, Scale, SlotId, WorkerId};
+use crate::core::{
+    Done, Event, Exit, Failure, Notification, Request, RequestId, Scale, SlotId, WorkerId,
+};
 use crate::frontend::{Answer, Ask};
 use nix::libc;
 use std::sync::mpsc::Sender;
@@ -13,6 +15,8 @@ use std::time::Duration;
 
 /// Datagrams taken from one worker in one turn.
 const DATAGRAMS: usize = 16;
+/// The same ahead of a judgement: more than the kernel keeps (net.unix.max_dgram_qlen).
+const ALL_DATAGRAMS: usize = 1024;
 /// Steps reported of one call, at the most.
 const STEPS: u32 = 4096;
 /// Longest text, in characters, of where a number of workers comes from.
@@ -37,6 +41,8 @@ impl Engine {
             Token::Exit(worker) => self.take_exit(worker),
             Token::CompanionExit => self.take_companion_exit(),
             Token::ProbeExit(worker) => self.take_probe_exit(worker),
+            Token::Health(worker) => self.take_health(worker),
+            Token::HealthExit(worker) => self.take_check_exit(worker),
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
             Token::Measured => self.take_measured(),
@@ -46,19 +52,34 @@ impl Engine {
         }
     }
 
+    /// [`crate::core::Action::Hear`]
+    pub(super) fn hear(&mut self, worker: WorkerId) {
+        let said = self.read_notify(worker, ALL_DATAGRAMS).into_iter();
+        let events = said.map(|what| Event::Notified { worker, what });
+        self.pending.extend(events);
+        self.pending.push_back(Event::Heard { worker });
+    }
+
     fn take_notify(&mut self, worker: WorkerId) {
-        for _ in 0..DATAGRAMS {
+        for what in self.read_notify(worker, DATAGRAMS) {
+            self.feed(Event::Notified { worker, what });
+        }
+    }
+
+    fn read_notify(&mut self, worker: WorkerId, most: usize) -> Vec<Notification> {
+        let mut all = Vec::new();
+        for _ in 0..most {
             let Some(held) = self.held.get(&worker) else {
-                return;
+                break;
             };
             let datagram = match held.notify.receive() {
                 Ok(Some(datagram)) => datagram,
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(error) => {
                     self.warn(format!(
                         "cannot read the notify socket of {worker}: {error}"
                     ));
-                    return;
+                    break;
                 }
             };
             let before = self.notify_garbage;
@@ -83,10 +104,9 @@ impl Engine {
                 }
                 continue;
             }
-            for what in datagram.said {
-                self.feed(Event::Notified { worker, what });
-            }
+            all.extend(datagram.said);
         }
+        all
     }
 
     /// Whether a process may speak for a worker: one of its own tree, or one that is gone
@@ -157,6 +177,10 @@ impl Engine {
             if let Some((worker, _)) = ours {
                 let worker = *worker;
                 self.take_exit(worker);
+                continue;
+            }
+            if let Some(worker) = self.checked_by(pid) {
+                self.take_check_exit(worker);
                 continue;
             }
             let probe = |held: &super::Held| held.probe.as_ref().is_some_and(|p| p.pid == pid);

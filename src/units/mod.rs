@@ -276,7 +276,8 @@ fn service_drop_in(name: &str, config: &Config, further: &[&Socket<'_>]) -> Stri
         None if config.user.is_some() => text += "Group=\n",
         None => {}
     }
-    let longest = STOP.max(config.drain_timeout.saturating_add(STOP_MARGIN));
+    let stop = config.pre_stop_delay.saturating_add(config.drain_timeout);
+    let longest = STOP.max(stop.saturating_add(STOP_MARGIN));
     let _ = writeln!(text, "TimeoutStopSec={}s", longest.as_secs());
     // For the secret of `sticky`, which a reload may change to from `even`.
     if config.spread().has_lines() || config.sandbox == Sandbox::Strict {

@@ -37,7 +37,7 @@ fn units() {
             "listen = { http = \"80\", admin = \"unix:/run/with space 100%/a b.sock\" }\n\
              slot_listen = \"127.0.0.1:31{slot:02}\"\nmax_workers = 2\nbalance = \"sticky\"\n\
              user = \"shop\"\nsocket_group = \"www-data\"\nsocket_mode = \"0666\"\n\
-             drain_timeout = \"5min\"",
+             drain_timeout = \"5min\"\npre_stop_delay = \"20s\"",
         ),
         rendered(
             "app-cluster",

@@ -43,7 +43,7 @@ pub fn start(name: &str, systemd: &Systemd, listen: &[Listen]) -> Result<(), Fai
 /// Prints the status.
 pub fn show(name: &str) -> Result<(), Fail> {
     match Client::connect(name) {
-        Ok(_) => status::main(name, false),
+        Ok(_) => status::main(name, false, false),
         // systemd lets us start it, the supervisor does not talk to us.
         Err(fail) if fail.status() == Status::NoSuchApp => {
             println!("{name}: runs");

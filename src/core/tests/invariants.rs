@@ -14,15 +14,46 @@ pub(super) fn scripts() -> impl Strategy<Value = Script> {
     let ready = prop_oneof![5 => (0..3_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let drains = prop_oneof![4 => (0..5_000u64).prop_map(|t| Some(ms(t))), 1 => Just(None)];
     let unspawnable = prop::bool::weighted(0.1);
+    let pings = prop::option::weighted(0.2, (400..2_000u64).prop_map(ms));
+    let health = prop::collection::vec((0..6_000u64, verdicts()), 0..4).prop_map(|mut all| {
+        all.sort_by_key(|(at, _)| *at);
+        all.into_iter()
+            .map(|(at, verdict)| (ms(at), verdict))
+            .collect()
+    });
     let memory = (0..80u64, 0..20u64).prop_map(|(first, leak)| (first << 20, leak << 20));
-    (ready, exits, drains, unspawnable, memory).prop_map(
-        |(ready, exits, drains, unspawnable, memory)| Script {
+    let all = (ready, exits, drains, unspawnable, health, pings, memory);
+    all.prop_map(
+        |(ready, exits, drains, unspawnable, health, pings, memory)| Script {
             ready,
             exits,
             drains,
             unspawnable,
+            health,
+            pings,
             memory,
         },
+    )
+}
+
+fn verdicts() -> impl Strategy<Value = Verdict> {
+    let text = || "answered".to_owned();
+    prop_oneof![
+        3 => Just(Verdict::Healthy),
+        1 => Just(Verdict::NotReady(text())),
+        1 => Just(Verdict::Bad(text())),
+        1 => Just(Verdict::Unknown(text())),
+    ]
+}
+
+fn healths() -> impl Strategy<Value = Option<Health>> {
+    prop::option::weighted(
+        0.3,
+        (400..3_000u64, 1..4u32).prop_map(|(interval, failures)| Health {
+            interval: ms(interval),
+            timeout: ms(500),
+            failures,
+        }),
     )
 }
 
@@ -34,17 +65,32 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         2 => Just((None, None)),
         1 => (prop::option::of(30..90u64), prop::option::of(1_000..60_000u64)),
     ];
-    let all = (numbers, draining, failure, limits);
+    let watchdog = prop::option::weighted(0.3, (200..3_000u64).prop_map(ms));
+    let delay = prop_oneof![Just(ms(0)), (1..5_000u64).prop_map(ms)];
+    let all = (
+        numbers,
+        draining,
+        failure,
+        limits,
+        healths(),
+        watchdog,
+        delay,
+    );
     all.prop_map(
-        |((workers, batch, n, drains), most, fail, (memory, life))| Policy {
-            max_memory: memory.map(|mib| mib << 20),
-            max_lifetime: life.map(ms),
-            drains,
-            batch: Batch::Count(batch),
-            max_draining: most,
-            on_failure: fail,
-            crash_budget: n,
-            ..policy(workers)
+        |((workers, batch, n, drains), most, fail, (memory, life), health, watchdog, delay)| {
+            Policy {
+                max_memory: memory.map(|mib| mib << 20),
+                max_lifetime: life.map(ms),
+                health,
+                watchdog,
+                pre_stop_delay: delay,
+                drains,
+                batch: Batch::Count(batch),
+                max_draining: most,
+                on_failure: fail,
+                crash_budget: n,
+                ..policy(workers)
+            }
         },
     )
 }
@@ -86,6 +132,9 @@ fn strays() -> impl Strategy<Value = Event> {
         Just(Notification::SaidReady),
         Just(Notification::Stopping),
         Just(Notification::Status("x".repeat(1_000))),
+        Just(Notification::Watchdog),
+        Just(Notification::WatchdogTrigger),
+        prop::option::of(10..9_000u64).prop_map(|n| Notification::WatchdogInterval(n.map(ms))),
         any::<u64>().prop_map(|n| Notification::ExtendTimeout(Duration::from_micros(n))),
     ];
     prop_oneof![
@@ -96,6 +145,9 @@ fn strays() -> impl Strategy<Value = Event> {
             since: ms(since)
         }),
         worker.clone().prop_map(|worker| Event::Answered { worker }),
+        (worker.clone(), verdicts())
+            .prop_map(|(worker, verdict)| Event::Checked { worker, verdict }),
+        worker.clone().prop_map(|worker| Event::Heard { worker }),
         worker.clone().prop_map(|worker| Event::Alive { worker }),
         (worker.clone(), 0..900u64).prop_map(|(worker, grace)| Event::Drained {
             worker,

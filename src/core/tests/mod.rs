@@ -3,6 +3,7 @@
 
 mod ageing;
 mod capacity;
+mod health;
 mod invariants;
 mod lifecycle;
 mod node;
@@ -32,6 +33,9 @@ pub(super) fn policy(workers: u32) -> Policy {
         stop_signal: 15,
         drains: false,
         hung_timeout: Some(ms(30_000)),
+        health: None,
+        watchdog: None,
+        pre_stop_delay: ms(0),
         max_memory: None,
         max_lifetime: None,
         restart: Restart::Always,
@@ -55,6 +59,10 @@ pub(super) struct Script {
     pub exits: Option<(Duration, Exit)>,
     pub drains: Option<Duration>,
     pub unspawnable: bool,
+    /// What it answers when it is asked how it is, from these times on; at first: well.
+    pub health: Vec<(Duration, Verdict)>,
+    /// How often it gives a sign of life.
+    pub pings: Option<Duration>,
     /// Its memory at the start, and what is added each second.
     pub memory: (u64, u64),
 }
@@ -66,6 +74,8 @@ impl Default for Script {
             exits: None,
             drains: Some(ms(50)),
             unspawnable: false,
+            health: Vec::new(),
+            pings: None,
             memory: (50 << 20, 0),
         }
     }
@@ -178,6 +188,8 @@ impl Sim {
                     ready: false,
                 },
             ),
+            Action::Check { worker } => self.check(worker),
+            Action::Hear { worker } => self.schedule(ms(0), Event::Heard { worker }),
             Action::Measure { worker } => self.measure(worker),
             Action::LoadConfig { generation } => self.load(generation),
             Action::Recall { generation, of } => self.recall(generation, of),
@@ -216,6 +228,13 @@ impl Sim {
             let what = Notification::Ready;
             self.schedule(after, Event::Notified { worker, what });
         }
+        if let Some(every) = script.pings {
+            let pings = (1..1_000u32).map(|n| every * n);
+            for after in pings.take_while(|after| *after < ms(30_000)) {
+                let what = Notification::Watchdog;
+                self.schedule(after, Event::Notified { worker, what });
+            }
+        }
         if let Some((after, exit)) = script.exits {
             self.schedule(after, Event::Exited { worker, exit });
         }
@@ -230,6 +249,19 @@ impl Sim {
             let exit = Exit::Signal(15);
             self.schedule(after, Event::Exited { worker, exit });
         }
+    }
+
+    fn check(&mut self, worker: WorkerId) {
+        let Some(known) = self.core.worker(worker) else {
+            return;
+        };
+        let (age, script) = (
+            self.now.since(known.spawned),
+            &self.scripts[&known.generation],
+        );
+        let said = script.health.iter().rfind(|(from, _)| *from <= age);
+        let verdict = said.map_or(Verdict::Healthy, |(_, verdict)| verdict.clone());
+        self.schedule(ms(1), Event::Checked { worker, verdict });
     }
 
     fn measure(&mut self, id: WorkerId) {

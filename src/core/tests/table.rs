@@ -40,6 +40,11 @@ fn notifications() -> Vec<(String, Notification)> {
         Notification::Status(_) => ["`STATUS=`" => Notification::Status("busy".to_owned())],
         Notification::ExtendTimeout(_) =>
             ["`EXTEND_TIMEOUT_USEC=`" => Notification::ExtendTimeout(ms(60_000))],
+        Notification::Watchdog => ["`WATCHDOG=1`" => Notification::Watchdog],
+        Notification::WatchdogTrigger =>
+            ["`WATCHDOG=trigger`" => Notification::WatchdogTrigger],
+        Notification::WatchdogInterval(_) =>
+            ["`WATCHDOG_USEC=`" => Notification::WatchdogInterval(Some(ms(500)))],
     )
 }
 
@@ -83,11 +88,14 @@ fn timers(worker: WorkerId, slot: SlotId) -> Vec<(String, Timer)> {
         Timer::Settle(_) => ["*settle* due" => Timer::Settle(worker)],
         Timer::Signal(_) => ["*signal* due" => Timer::Signal(worker)],
         Timer::Hung(_) => ["*hung* due" => Timer::Hung(worker)],
+        Timer::Health(_) => ["*health* due" => Timer::Health(worker)],
+        Timer::Watchdog(_) => ["*watchdog* due" => Timer::Watchdog(worker)],
         Timer::Kill(_) => ["*kill* due" => Timer::Kill(worker)],
         Timer::Recover(_) => ["*recover* due" => Timer::Recover(worker)],
         Timer::Measure(_) => ["*measure* due" => Timer::Measure(worker)],
         Timer::Lifetime(_) => ["*lifetime* due" => Timer::Lifetime(worker)],
         Timer::Backoff(_) => ["*backoff* due" => Timer::Backoff(slot)],
+        Timer::Leave => ["*leave* due" => Timer::Leave],
         Timer::Exit => ["*exit* due" => Timer::Exit],
     )
 }
@@ -112,6 +120,14 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
         Event::Alive { .. } => ["answers that it is there" => Event::Alive { worker }],
         Event::Blocked { .. } => ["blocked" => Event::Blocked { worker, since: ms(1_000) }],
         Event::Answered { .. } => ["answers" => Event::Answered { worker }],
+        Event::Checked { .. } => [
+            "is well" => Event::Checked { worker, verdict: Verdict::Healthy },
+            "is not ready for traffic" =>
+                Event::Checked { worker, verdict: Verdict::NotReady(error()) },
+            "is not well" => Event::Checked { worker, verdict: Verdict::Bad(error()) },
+            "could not be asked" => Event::Checked { worker, verdict: Verdict::Unknown(error()) },
+        ],
+        Event::Heard { .. } => ["heard" => Event::Heard { worker }],
         Event::Measured { .. } => [
             "little memory" => Event::Measured { worker, memory: Some(MEMORY - 1) },
             "too much memory" => Event::Measured { worker, memory: Some(MEMORY + 1) },
@@ -159,16 +175,20 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
             | Event::Alive { .. }
             | Event::Blocked { .. }
             | Event::Answered { .. }
+            | Event::Checked { .. }
+            | Event::Heard { .. }
             | Event::Measured { .. }
             | Event::Exited { .. } => (true, false),
         },
         Trigger::Due(timer) => match timer {
-            Timer::Backoff(_) | Timer::Exit => (false, true),
+            Timer::Backoff(_) | Timer::Leave | Timer::Exit => (false, true),
             Timer::Start(_)
             | Timer::Probe(_)
             | Timer::Settle(_)
             | Timer::Signal(_)
             | Timer::Hung(_)
+            | Timer::Health(_)
+            | Timer::Watchdog(_)
             | Timer::Kill(_)
             | Timer::Recover(_)
             | Timer::Measure(_)
@@ -303,6 +323,8 @@ fn worker_situations() -> Vec<Situation> {
     let [draining, stopping, killed, gone] = leaving();
     let mut all = starting();
     all.extend(ready());
+    let asked = super::health::asked();
+    all.extend(asked.map(|(name, sim)| newest(name, &sim)));
     all.extend([draining, asked_to_drain(), stopping, killed, gone]);
     let states = every!(WorkerState:
         WorkerState::Starting => ["starting" => WorkerState::Starting],
@@ -353,6 +375,7 @@ fn cluster_situations() -> Vec<Situation> {
     let mut stopping = served(2);
     let what = Request::Stop;
     stopping.event(Event::Requested { from: None, what });
+    let leaving = super::health::leaving();
     let mut backing_off = newest("running (slot 1 in back-off)", &waiting);
     backing_off.slot = SlotId(1);
     vec![
@@ -362,6 +385,7 @@ fn cluster_situations() -> Vec<Situation> {
         newest("reloading (configuration being read)", &loading),
         newest("reloading (rolling out)", &rolling),
         newest("reloading (undoing)", &undoing),
+        newest("stopping (workers serve on for a while)", &leaving),
         newest("stopping", &stopping),
         newest("stopping (first start failed)", &hopeless),
     ]

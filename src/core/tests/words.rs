@@ -61,6 +61,8 @@ impl Names {
             Action::Ask { worker } => format!("ask whether {} answers", self.worker(*worker)),
             Action::Drain { worker, .. } => format!("ask {} to drain", self.worker(*worker)),
             Action::Kill { worker } => format!("kill the tree of {}", self.worker(*worker)),
+            Action::Check { worker } => format!("ask how {} is", self.worker(*worker)),
+            Action::Hear { worker } => format!("hear what {} has said", self.worker(*worker)),
             Action::Probe { .. } => "look whether it accepts".to_owned(),
             Action::Measure { worker } => format!("look at the memory of {}", self.worker(*worker)),
             Action::Release { worker } => format!("release {}", self.worker(*worker)),
@@ -95,6 +97,12 @@ impl Names {
             }
             Transition::Blocked { worker, .. } => format!("{} is blocked", self.worker(*worker)),
             Transition::Answered { worker, .. } => format!("{} answers", self.worker(*worker)),
+            Transition::Unready { worker, .. } => {
+                format!("{} is out of the balance", self.worker(*worker))
+            }
+            Transition::ReadyAgain { worker, .. } => {
+                format!("{} is back in the balance", self.worker(*worker))
+            }
             Transition::Recycled { worker, .. } => format!("{} is recycled", self.worker(*worker)),
             Transition::Oversized { worker, .. } => {
                 format!("{} is too large from the start", self.worker(*worker))
@@ -131,6 +139,7 @@ fn cause(cause: &Cause) -> &'static str {
         Cause::StartTimeout { .. } => "start timeout",
         Cause::Crashed { .. } => "crashed",
         Cause::Hung { .. } => "hung",
+        Cause::Unhealthy(_) => "not healthy",
         Cause::LeftAtOnce => "left at once",
         Cause::OverBudget { .. } => "over budget",
         Cause::TooOften { .. } => "too often",

@@ -39,6 +39,8 @@ pub struct Parcel {
 pub enum Flight {
     /// Whether it is there.
     Question,
+    /// A connection of our own.
+    Own,
     /// A connection, since when.
     Connection(Parcel, Time),
 }
@@ -47,7 +49,7 @@ impl Flight {
     /// Since when it owes an answer for a connection.
     pub fn since(&self) -> Option<Time> {
         match self {
-            Flight::Question => None,
+            Flight::Question | Flight::Own => None,
             Flight::Connection(_, at) => Some(*at),
         }
     }
@@ -203,7 +205,7 @@ impl Engine {
     fn taker(&self, listener: usize, line: usize) -> Option<WorkerId> {
         let now = now();
         let per_slot = self.listeners.get(listener)?.per_slot;
-        let takes = |worker: &WorkerId| {
+        let serves = |worker: &WorkerId| {
             let talk = self.held.get(worker)?.talk.as_ref()?;
             let known = self.core.worker(*worker)?;
             let serves = known.state == WorkerState::Ready
@@ -213,11 +215,17 @@ impl Engine {
                 && talk.rests_until.is_none()
                 && (!per_slot || known.slot.0 as usize == line)
                 && self.server_for(*worker, listener).is_some();
+            serves.then_some((talk, known.not_ready.is_none()))
+        };
+        // Those that want no traffic get it only if all are such.
+        let wanted = self.held.keys().filter_map(serves).any(|(_, wants)| wants);
+        let takes = |worker: &WorkerId| {
+            let (talk, _) = serves(worker).filter(|(_, wants)| *wants || !wanted)?;
             let since = talk.flights.values().filter_map(Flight::since);
             let flights = since.clone().count();
             let quick = since.min().is_none_or(|at| now.since(at) <= QUICK);
             let free = flights == 0 || (quick && flights < MAX_FLIGHTS);
-            (serves && free).then_some((flights, talk.dealt, *worker))
+            free.then_some((flights, talk.dealt, *worker))
         };
         let best = self.held.keys().filter_map(takes).min();
         best.map(|(_, _, worker)| worker)
@@ -232,6 +240,10 @@ impl Engine {
         match talk.flights.remove(&seq) {
             None => return,
             Some(Flight::Question) => self.answered(worker, true),
+            Some(Flight::Own) => {
+                self.answered(worker, false);
+                return self.health_taken(worker, seq, accepted);
+            }
             Some(Flight::Connection(parcel, _)) => {
                 if accepted {
                     talk.refusals = 0;

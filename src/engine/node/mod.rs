@@ -9,6 +9,7 @@
 mod deal;
 mod explain;
 mod extras;
+mod handed;
 mod heard;
 pub mod learn;
 mod liveness;
@@ -18,6 +19,7 @@ mod stop;
 mod user;
 mod vitals;
 
+pub use handed::Handed;
 pub use start::{Batch, Start};
 pub use user::Told;
 

@@ -221,7 +221,7 @@ impl Engine {
     /// where there is none, those that will have one, so that connections wait where somebody
     /// will come.
     fn places(&self, listener: usize, spread: Spread) -> Vec<Place> {
-        let mut places: Vec<Place> = self
+        let mut found: Vec<(bool, Place)> = self
             .core
             .workers()
             .filter(|w| w.state == WorkerState::Ready && w.blocked.is_none())
@@ -230,13 +230,19 @@ impl Engine {
                 let serves = |talk: &Talk| talk.serves(listener);
                 let line = (*held.lines.get(listener)?)?;
                 held.talk.as_ref().is_none_or(serves).then_some(())?;
-                Some(Place {
+                let place = Place {
                     line,
                     slot: w.slot,
                     worker: Some(w.id),
-                })
+                };
+                Some((w.not_ready.is_none(), place))
             })
             .collect();
+        // Those that want no traffic get it only if all are such.
+        if found.iter().any(|(wants, _)| *wants) {
+            found.retain(|(wants, _)| *wants);
+        }
+        let mut places: Vec<Place> = found.into_iter().map(|(_, place)| place).collect();
         if places.is_empty() {
             let slots = (0..self.core.desired_workers().0).map(SlotId);
             places.extend(slots.filter_map(|slot| {
