@@ -4,6 +4,7 @@
 //! else is shown: secrets also stand under misspelt names, in wrong sections and in comments.
 
 use super::diagnostic::{Position, line_around};
+use super::envfile::valid_name;
 use super::kind::Kind;
 use super::scan::{DOTS, Scan, inner, sets_variable};
 use std::ops::Range;
@@ -124,7 +125,11 @@ fn plain(text: &str) -> String {
 
 /// The line at `at` of a file of variables, without the value.
 pub(super) fn in_file(at: Position) -> Position {
-    let name = at.text.split_once('=').map(|(name, _)| name);
+    let name = at.text.split_once('=').map(|(name, _)| name.trim_end());
+    let name = name.filter(|name| {
+        let plain = name.strip_prefix("export ").unwrap_or(name);
+        valid_name(plain.trim_start()).is_ok()
+    });
     let text = name.map_or(DOTS.to_owned(), |name| format!("{name}={DOTS}"));
     Position {
         column: at.column.min(text.chars().count()),
