@@ -297,6 +297,26 @@ fn variables_are_shown_without_their_values() {
 }
 
 #[test]
+fn a_copy_without_values_is_no_configuration() {
+    for text in [
+        "command = \"true\"\nenvironment = { TOKEN = \"s3cret\", B = \"(hidden\" }",
+        "command = \"true\"\n[environment]\nTOKEN = \"(hidden) or not\"",
+    ] {
+        let config = Config::parse(text, "web.toml").unwrap();
+        let lines = config.shown(false);
+        let shown: String = lines.iter().map(|shown| shown.line() + "\n").collect();
+        for copy in [shown, without_values(text, "web.toml").unwrap()] {
+            let error = Config::parse(&copy, "copy.toml").unwrap_err().to_string();
+            assert!(
+                error.contains("`TOKEN` is \"(hidden)\", which is shown in place of a value"),
+                "{error}"
+            );
+            assert!(error.contains("with --show-values"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn nor_are_they_where_they_are_misplaced_or_in_a_comment() {
     for (text, shown) in [
         (
