@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub enum Part {
     /// Show the effective configuration: every key, with its default where nothing is set
     ///
-    /// The lines could be a configuration file. They say what the files say now, which the
+    /// With --show-values the lines could be a configuration file. They say what the files say now, which the
     /// workers that run may not know yet: `reload --dry-run` shows the difference.
     Show {
         /// An app, or a file

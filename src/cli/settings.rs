@@ -3,10 +3,10 @@
 
 use super::{CONFIG_DIRECTORY, Fail, Status, config_file};
 use crate::config::{ConfigError, drop_in_directory};
-use nix::unistd::{AccessFlags, eaccess};
-use std::fs::{self, OpenOptions};
+use nix::unistd::{AccessFlags, Gid, eaccess};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Where drop-ins are that a boot takes away.
@@ -73,16 +73,17 @@ pub fn write(name: &str, drop_in: DropIn, text: &str) -> Result<(), Fail> {
     // A name that nobody reads as a drop-in.
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let new = directory.join(format!(".{file}.{}", std::process::id()));
-    let written = create(&new, text).and_then(|()| fs::rename(&new, &path));
+    let written = create(&new, text, None).and_then(|()| fs::rename(&new, &path));
     written.map_err(|error| {
         let _ = fs::remove_file(&new);
         cannot("write", &path, &error)
     })
 }
 
-/// Makes the file `path`, which must not be there, and leaves nothing if that fails.
-pub fn write_new(path: &Path, text: &str) -> Result<(), Fail> {
-    create(path, text).map_err(|error| {
+/// Makes the file `path`, which must not be there, and leaves nothing if that fails. Only
+/// members of `group` may read it; `None`: everybody.
+pub fn write_new(path: &Path, text: &str, group: Option<Gid>) -> Result<(), Fail> {
+    create(path, text, group).map_err(|error| {
         if error.kind() != ErrorKind::AlreadyExists {
             let _ = fs::remove_file(path);
         }
@@ -90,15 +91,22 @@ pub fn write_new(path: &Path, text: &str) -> Result<(), Fail> {
     })
 }
 
-fn create(path: &Path, text: &str) -> io::Result<()> {
+fn create(path: &Path, text: &str, group: Option<Gid>) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options
         .write(true)
         .create_new(true)
-        .mode(0o644)
+        .mode(0o600)
         .open(path)?;
     // Whatever the umask: it is read by the app's user.
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    let mode = match group {
+        Some(group) => {
+            fchown(&file, None, Some(group.as_raw()))?;
+            0o640
+        }
+        None => 0o644,
+    };
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
@@ -150,4 +158,24 @@ pub fn cannot(what: &str, path: &Path, error: &io::Error) -> Fail {
 pub fn bad_config(error: ConfigError) -> Fail {
     let text = format!("the configuration cannot be used:\n{error}");
     Fail::new(Status::Failed, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn who_may_read_a_new_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = nix::unistd::getegid();
+        for (group, mode) in [(None, 0o644), (Some(own), 0o640)] {
+            let path = dir.path().join(format!("{mode:o}"));
+            write_new(&path, "text", group).expect("a file");
+            let found = fs::metadata(&path).expect("a file");
+            assert_eq!((found.mode() & 0o7777, found.gid()), (mode, own.as_raw()));
+            assert_eq!(fs::read_to_string(&path).expect("text"), "text");
+            assert!(write_new(&path, "other", group).is_err());
+        }
+    }
 }

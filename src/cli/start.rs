@@ -17,6 +17,7 @@ use crate::config::{Config, Listen, Workers, valid_account};
 use caller::{Account, Caller, DEFAULT_USER};
 use clap::Args;
 use file::NewApp;
+use nix::unistd::Gid;
 use program::Program;
 use std::path::{Path, PathBuf};
 
@@ -195,9 +196,21 @@ fn new(options: &Options, script: Option<&Path>, here: &Path) -> Result<(), Fail
     if name == DEFAULT_NAME {
         autostart::set_links(&systemd, app.autostart, None)?;
     }
-    settings::write_new(&file, &text)?;
+    settings::write_new(&file, &text, readers(&app)?)?;
     eprintln!("{name} | wrote {}", file.display());
     bring_up::start(&name, &systemd, &app.listen)
+}
+
+/// The group whose members alone may read the file: there are values of variables in it.
+fn readers(app: &NewApp) -> Result<Option<Gid>, Fail> {
+    if app.environment.is_empty() {
+        return Ok(None);
+    }
+    let user = app.user.as_deref().unwrap_or(DEFAULT_USER);
+    match Account::find(user) {
+        Some(account) => Ok(Some(account.group())),
+        None => Err(no_such_user(user, app.user.is_some())),
+    }
 }
 
 fn describe(options: &Options, script: Option<&Path>, here: &Path) -> Result<NewApp, Fail> {
@@ -262,12 +275,7 @@ fn user(
     };
     let name = chosen.as_deref().unwrap_or(DEFAULT_USER);
     let Some(account) = Account::find(name) else {
-        let text = format!("there is no user `{name}`");
-        let hint = match chosen {
-            Some(_) => format!("make it: sudo useradd --system {name}; or say another: --user"),
-            None => "the package makes it; or say another: --user".to_owned(),
-        };
-        return Err(Fail::new(Status::Failed, text).hint(hint));
+        return Err(no_such_user(name, chosen.is_some()));
     };
     program::usable_by(&account, program, directory)?;
     // One that was given as a number stays one.
@@ -275,6 +283,14 @@ fn user(
         Some(user) if valid_account(&user).is_err() => Ok(Some(account.written())),
         chosen => Ok(chosen),
     }
+}
+
+fn no_such_user(name: &str, chosen: bool) -> Fail {
+    let hint = match chosen {
+        true => format!("make it: sudo useradd --system {name}; or say another: --user"),
+        false => "the package makes it; or say another: --user".to_owned(),
+    };
+    Fail::new(Status::Failed, format!("there is no user `{name}`")).hint(hint)
 }
 
 /// The name of the file without its ending, or of the directory.

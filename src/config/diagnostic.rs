@@ -38,10 +38,12 @@ impl Position {
     pub fn of(text: &str, span: Range<usize>) -> Position {
         let start = floor(text, span.start);
         let end = floor(text, span.end.max(span.start));
-        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
-        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-        let shown = text[line_start..line_end].trim_end_matches('\r');
-        let until = end.clamp(start, line_end);
+        let Range {
+            start: line_start,
+            end: line_end,
+        } = line_around(text, start);
+        let shown = &text[line_start..line_end];
+        let until = end.min(line_end).max(start);
         Position {
             line: text[..start].matches('\n').count() + 1,
             column: text[line_start..start].chars().count() + 1,
@@ -52,6 +54,14 @@ impl Position {
                 .collect(),
         }
     }
+}
+
+/// The line of `text` in which the byte `at` is, without its end.
+pub(super) fn line_around(text: &str, at: usize) -> Range<usize> {
+    let at = floor(text, at);
+    let start = text[..at].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |end| at + end);
+    start..start + text[start..end].trim_end_matches('\r').len()
 }
 
 /// The nearest character boundary at or before `at`.

@@ -8,6 +8,13 @@ use std::str::CharIndices;
 /// Most errors shown of one file.
 const MOST: usize = 20;
 
+/// What a line is without a good name.
+const NO_NAME: &str =
+    "sets no variable: its name may have only letters, digits and `_`, not a digit first";
+/// What to do about lines that are none.
+const SEVERAL_LINES: &str =
+    "put a value of several lines in double quotes; a comment starts with `#`";
+
 /// Checks the name of a variable: letters, digits and `_`, not starting with a digit.
 ///
 /// # Errors
@@ -54,8 +61,13 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<(String, String)>, V
             && errors.len() < MOST
         {
             let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+            let position = super::hide::in_file(Position::of(text, start..end));
+            let message = match message.as_str() {
+                NO_NAME => format!("line {} {NO_NAME}", position.line),
+                _ => message,
+            };
             errors.push(Diagnostic {
-                position: super::hide::in_file(Position::of(text, start..end)),
+                position,
                 ..Diagnostic::file(origin, message, hint)
             });
         }
@@ -78,18 +90,18 @@ fn assignment(
     let end = chars.peek().map_or(text.len(), |&(at, _)| at);
     let name = text[start..end].trim_end();
     if chars.next_if(|&(_, c)| c == '=').is_none() {
-        return Err((
-            "expected NAME=VALUE".into(),
-            Some("a comment starts with `#`".into()),
-        ));
+        return Err(("expected NAME=VALUE".into(), Some(SEVERAL_LINES.into())));
     }
     let value = value(chars);
     if let Some(plain) = name.strip_prefix("export ") {
-        let hint = format!("remove `export`: {}=...", plain.trim_start());
+        let plain = plain.trim_start();
+        let plain = valid_name(plain).map_or("NAME", |()| plain);
+        let hint = format!("remove `export`: {plain}=...");
         return Err(("a file of variables is no shell script".into(), Some(hint)));
     }
     let hint = |text: &str| Some(text.to_owned());
-    valid_name(name).map_err(|why| (why, hint("write NAME=VALUE; a comment starts with `#`")))?;
+    // Perhaps a part of a value, which is not repeated.
+    valid_name(name).map_err(|_| (NO_NAME.to_owned(), hint(SEVERAL_LINES)))?;
     super::launch::settable(name).map_err(|why| (why, hint(super::launch::LEAVE_OUT)))?;
     let value = value.map_err(|why| (why, hint("close it, or put a backslash before it")))?;
     if value.contains('\0') {
@@ -205,5 +217,40 @@ mod tests {
         assert_eq!(lines, [2, 3, 4, 5, 6]);
         assert_eq!(errors[0].hint.as_deref(), Some("remove `export`: B=..."));
         assert_eq!(errors[4].message, "the quote ' is never closed");
+    }
+
+    #[test]
+    fn no_part_of_a_value_is_taken_for_a_name() {
+        let no_name = |line| {
+            format!("line {line} sets no variable: its name may have only letters, digits and `_`")
+        };
+        for (text, message, shown) in [
+            ("A=-----BEGIN\ns3c/AA==\n", no_name(2), "..."),
+            ("A=b\ns3c", "expected NAME=VALUE".into(), "..."),
+            ("A s3c=b", no_name(1), "..."),
+            ("7s3c=b", no_name(1), "..."),
+            ("=s3c", no_name(1), "..."),
+            ("export s3c/A=b", "a file of variables is no".into(), "..."),
+            (
+                "export A=s3c",
+                "a file of variables is no".into(),
+                "export A=...",
+            ),
+            ("A='s3c", "the quote ' is never closed".into(), "A=..."),
+            (
+                "LISTEN_FDS=s3c",
+                "`LISTEN_FDS` cannot be set".into(),
+                "LISTEN_FDS=...",
+            ),
+        ] {
+            let errors = parse(text, "env").unwrap_err();
+            let [error] = errors.as_slice() else {
+                panic!("{errors:?}");
+            };
+            assert!(error.message.starts_with(&message), "{error}");
+            assert_eq!(error.position.text, shown);
+            let all = format!("{error}{error:?}");
+            assert!(!all.contains("s3c"), "{all}");
+        }
     }
 }

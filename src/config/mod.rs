@@ -29,6 +29,7 @@ mod node;
 mod pins;
 mod policy;
 mod read;
+mod scan;
 mod schema;
 mod show;
 mod slot_listen;

@@ -217,12 +217,6 @@ fn others(file: &mut Reader<'_>) {
         let shown: String = name.chars().take(64).collect();
         let message = format!("unknown key `{}`", shown.escape_debug());
         let hint = match keys::suggest(&name) {
-            // The line may have the values of variables.
-            Some("environment") => {
-                let hint = "did you mean `environment`?".to_owned();
-                file.error_in_variables(span, message, Some(hint));
-                continue;
-            }
             Some(meant) => format!("did you mean `{meant}`?"),
             None if value.is_table() => format!("the sections are {}", keys::sections()),
             None => "app-cluster.toml(5) lists the keys".to_owned(),

@@ -292,6 +292,95 @@ fn variables_are_shown_without_their_values() {
         without_values(main, "web.toml").unwrap(),
         main.replace("\"s3cret\"", "\"(hidden)\"")
             .replace("'s3cret'", "\"(hidden)\"")
+            .replace("# x", "# ...")
     );
     assert!(without_values("A = \"s3cret", "x").is_err());
+}
+
+#[test]
+fn a_copy_without_values_is_no_configuration() {
+    for text in [
+        "command = \"true\"\nenvironment = { TOKEN = \"s3cret\", B = \"(hidden\" }",
+        "command = \"true\"\n[environment]\nTOKEN = \"(hidden) or not\"",
+    ] {
+        let config = Config::parse(text, "web.toml").unwrap();
+        let lines = config.shown(false);
+        let shown: String = lines.iter().map(|shown| shown.line() + "\n").collect();
+        for copy in [shown, without_values(text, "web.toml").unwrap()] {
+            let error = Config::parse(&copy, "copy.toml").unwrap_err().to_string();
+            assert!(
+                error.contains("`TOKEN` is \"(hidden)\", which is shown in place of a value"),
+                "{error}"
+            );
+            assert!(error.contains("with --show-values"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn nor_are_they_where_they_are_misplaced_or_in_a_comment() {
+    for (text, shown) in [
+        (
+            "[enviroment]\nA = \"s3c\"",
+            "[enviroment]\nA = \"(hidden)\"",
+        ),
+        ("env = { A = \"s3c\" }", "env = { A = \"(hidden)\" }"),
+        (
+            "[env_production]\nA = 7.3",
+            "[env_production]\nA = \"(hidden)\"",
+        ),
+        (
+            "[environment.A]\nB = \"s3c\"",
+            "[environment.A]\nB = \"(hidden)\"",
+        ),
+        (
+            "environment.A.B = \"s3c\"",
+            "environment.A.B = \"(hidden)\"",
+        ),
+        (
+            "[[environment]]\nA = \"s3c\"",
+            "[[environment]]\nA = \"(hidden)\"",
+        ),
+        (
+            "environment = [\"A=s3c\", [7]]",
+            "environment = [\"(hidden)\", [\"(hidden)\"]]",
+        ),
+        ("environment = \"A=s3c\"", "environment = \"(hidden)\""),
+        ("TOKEN = \"s3c\"", "TOKEN = \"(hidden)\""),
+        (
+            "node.environment = { A = \"s3c\" }",
+            "node.environment = { A = \"(hidden)\" }",
+        ),
+        (
+            "[[companion]]\ntoken = 's3c'",
+            "[[companion]]\ntoken = \"(hidden)\"",
+        ),
+        ("log = \"s3c\"", "log = \"(hidden)\""),
+        ("command = \"A=s3c x\"", "command = \"(hidden)\""),
+        (
+            "[environment]\n# A = \"s3c\"\nA = \"1\" # was s3c",
+            "[environment]\n# ...\nA = \"(hidden)\" # ...",
+        ),
+        ("[environment] # s3c\r\n\r\n", "[environment] # ...\r\n\r\n"),
+        (
+            "environment = {\n  # s3c\n  A = '''\n# s3c\n''', # s3c\n} # s3c\n# so\n",
+            "environment = {\n  # ...\n  A = \"(hidden)\", # ...\n} # ...\n# so\n",
+        ),
+        ("# environment.A = \"s3c\"", "# ..."),
+        ("# TOKEN=s3c", "# ..."),
+        (
+            "# The shop.\n#workers = 4\nuser = \"a#b\" # as # this\n",
+            "# The shop.\n#workers = 4\nuser = \"a#b\" # as # this\n",
+        ),
+        (
+            "command = [\"x\", \"A=b\"] # so\n[node] # so\n# preload = true\n",
+            "command = [\"x\", \"A=b\"] # so\n[node] # so\n# preload = true\n",
+        ),
+        (
+            "listen = { \"a.b\" = \"80\" }\nhealth.http = \"/?a=b\"",
+            "listen = { \"a.b\" = \"80\" }\nhealth.http = \"/?a=b\"",
+        ),
+    ] {
+        assert_eq!(without_values(text, "x").unwrap(), shown, "{text}");
+    }
 }

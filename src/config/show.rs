@@ -3,13 +3,14 @@
 //! without the values of variables.
 
 use super::diagnostic::Place;
+use super::hide::Secrets;
 use super::keys::{KEYS, Key, Status, json_value};
 use super::kind::Kind;
+use super::scan::DOTS;
 use super::words::toml_string;
 use super::{Config, ConfigError, syntax};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 /// Stands for the value of a variable.
@@ -169,28 +170,17 @@ fn one_line(text: &str) -> String {
 }
 
 /// `text`, a configuration file called `origin`, with [`HIDDEN`] in place of each value of a
-/// variable.
+/// variable, of what is no key, and `# ...` for comments on such.
 ///
 /// # Errors
 /// It is no TOML, so that nobody can say where these are.
 pub fn without_values(text: &str, origin: &str) -> Result<String, ConfigError> {
     let table = DeTable::parse(text)
         .map_err(|error| ConfigError::from(syntax::broken(text, origin, &error)))?;
-    let variables = KEYS.iter().filter(|key| key.kind == Kind::Variables);
-    let mut spans: Vec<Range<usize>> = variables
-        .filter_map(|key| table.get_ref().get(key.name))
-        .flat_map(|value| match value.get_ref().as_table() {
-            Some(table) => table.values().map(|value| value.span()).collect(),
-            None => vec![value.span()],
-        })
-        .collect();
-    spans.sort_by_key(|span| span.start);
-    let mut out = String::new();
-    let mut at = 0;
-    for span in spans {
-        out += &text[at..span.start];
-        out += &toml_string(HIDDEN);
-        at = span.end;
-    }
-    Ok(out + &text[at..])
+    let secrets = Secrets::of(text, table.get_ref());
+    let hidden = |secret: &str| match secret.starts_with('#') {
+        true => format!("# {DOTS}"),
+        false => toml_string(HIDDEN),
+    };
+    Ok(secrets.without(text, 0..text.len(), hidden))
 }

@@ -183,7 +183,7 @@ fn all_errors_of_a_file_are_shown() {
     error: unknown key `worker`
      --> web.toml:2:1
       |
-    2 | worker = 4
+    2 | worker = ...
       | ^^^^^^
       = help: did you mean `workers`?
 

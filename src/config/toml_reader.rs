@@ -2,9 +2,10 @@
 //! A TOML table whose values know where they stand, so that each error can show its line.
 
 use super::diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+use super::hide::Secrets;
 use super::kind::Kind;
 use super::show::written;
-use super::{hide, keys, syntax};
+use super::{keys, syntax};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -122,6 +123,7 @@ pub(super) struct Reader<'t> {
     text: &'t str,
     origin: &'t str,
     table: DeTable<'t>,
+    secrets: Secrets,
     errors: usize,
     findings: &'t mut Findings,
 }
@@ -140,6 +142,7 @@ impl<'t> Reader<'t> {
             Ok(table) => Ok(Reader {
                 text,
                 origin,
+                secrets: Secrets::of(text, table.get_ref()),
                 table: table.into_inner(),
                 errors: 0,
                 findings,
@@ -153,30 +156,15 @@ impl<'t> Reader<'t> {
         self.errors >= MOST
     }
 
-    /// Adds an error at `span`, unless there are too many.
+    /// Adds an error at `span`, unless there are too many. Values of variables in the line are
+    /// not shown.
     pub(super) fn error(&mut self, span: Range<usize>, message: String, hint: Option<String>) {
-        let position = Position::of(self.text, span);
-        self.error_in(position, message, hint);
-    }
-
-    /// The same, where the line sets variables: their values are not shown.
-    pub(super) fn error_in_variables(
-        &mut self,
-        span: Range<usize>,
-        message: String,
-        hint: Option<String>,
-    ) {
-        let position = hide::in_toml(Position::of(self.text, span));
-        self.error_in(position, message, hint);
-    }
-
-    fn error_in(&mut self, position: Position, message: String, hint: Option<String>) {
         if self.full() {
             return;
         }
         self.errors += 1;
         self.findings.diagnostics.push(Diagnostic {
-            position,
+            position: self.secrets.position(self.text, span),
             ..Diagnostic::file(self.origin, message, hint)
         });
     }
@@ -194,7 +182,6 @@ impl<'t> Reader<'t> {
         };
         self.note_places(key, &value);
         let known = keys::find(key);
-        let secret = known.is_some_and(|key| key.kind == Kind::Variables);
         match read(&value) {
             Ok(value) => *target = value,
             Err(problems) => {
@@ -207,10 +194,7 @@ impl<'t> Reader<'t> {
                     let (message, told) = remedy(message);
                     let example = || known.map(|key| format!("such as {}", key.example()));
                     let hint = hint.or(told).or_else(example);
-                    match secret {
-                        true => self.error_in_variables(span, message, hint),
-                        false => self.error(span, message, hint),
-                    }
+                    self.error(span, message, hint);
                 }
             }
         }
@@ -220,17 +204,17 @@ impl<'t> Reader<'t> {
         let kind = keys::find(key).map(|key| key.kind);
         let secret = kind == Some(Kind::Variables);
         let place = |value: &Value<'t>, written| {
-            let position = Position::of(self.text, value.span());
+            let position = match secret {
+                // Only ever shown by its number.
+                true => Position {
+                    text: String::new(),
+                    ..Position::of(self.text, value.span())
+                },
+                false => self.secrets.position(self.text, value.span()),
+            };
             Place {
                 origin: self.origin.to_owned(),
-                position: match secret {
-                    // Only ever shown by its number.
-                    true => Position {
-                        text: String::new(),
-                        ..position
-                    },
-                    false => position,
-                },
+                position,
                 value: written,
             }
         };

@@ -3,7 +3,7 @@
 
 use super::toml_reader::{Problem, Read, Value, all};
 use super::values::{expected, string};
-use super::{EnvironmentFile, envfile, launch};
+use super::{EnvironmentFile, HIDDEN, envfile, launch};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use toml::de::DeValue;
@@ -32,6 +32,12 @@ pub(super) fn environment(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
                 other => other.into_iter().collect::<Vec<_>>(),
             }
         })?;
+        if text == HIDDEN {
+            let name = name.get_ref();
+            let why = format!("`{name}` is \"{HIDDEN}\", which is shown in place of a value");
+            let hint = "write the value, or make the copy with --show-values";
+            return Err(Problem::at(value, why).hint(hint).into());
+        }
         Ok((name.get_ref().to_string(), text.to_owned()))
     }))?;
     Ok(pairs.into_iter().collect())

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A command line split into words without a shell.
 
+use super::envfile::valid_name;
+use super::scan::sets_variable;
 use std::iter::Peekable;
 use std::str::Chars;
 
@@ -30,8 +32,10 @@ pub fn split(text: &str) -> Result<Vec<String>, (String, String)> {
             return Err(needs_shell('~', text));
         }
         if !quoted && words.is_empty() && word.contains('=') {
+            let name = word.split('=').next().unwrap_or_default();
+            let name = valid_name(name).map_or("...", |()| name);
             return Err((
-                format!("`{word}` sets a variable, which only a shell does in a command"),
+                format!("`{name}=...` sets a variable, which only a shell does in a command"),
                 "set variables with `environment = { NAME = \"value\" }`".into(),
             ));
         }
@@ -76,22 +80,23 @@ fn word(chars: &mut Peekable<Chars<'_>>, text: &str) -> Result<String, (String, 
 }
 
 fn needs_shell(what: char, text: &str) -> (String, String) {
+    // The value of a variable is not repeated.
+    let command = match sets_variable(text) {
+        true => "...".to_owned(),
+        false => with_exec(text),
+    };
     (
         format!("`{what}` in a command needs a shell, and there is none"),
         format!(
             "write [\"sh\", \"-c\", {}] to use one, or put `{what}` in single quotes",
-            toml_string(&with_exec(text))
+            toml_string(&command)
         ),
     )
 }
 
 /// A simple command is given an `exec`, so that signals reach it and not the shell.
 fn with_exec(text: &str) -> String {
-    let sets_variable = text
-        .split_whitespace()
-        .next()
-        .is_some_and(|w| w.contains('='));
-    if sets_variable || text.contains(['|', ';', '&', '\n']) {
+    if text.contains(['|', ';', '&', '\n']) {
         text.to_owned()
     } else {
         format!("exec {text}")

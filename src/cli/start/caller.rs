@@ -77,6 +77,8 @@ fn owner(directory: &Path) -> Option<User> {
 pub struct Account {
     pub name: String,
     uid: Uid,
+    /// Its main one.
+    group: Gid,
     groups: Vec<Gid>,
 }
 
@@ -88,6 +90,11 @@ impl Account {
             Err(_) => User::from_name(name),
         };
         user.ok().flatten().map(Account::from)
+    }
+
+    /// The main group of this user, which its service has too.
+    pub fn group(&self) -> Gid {
+        self.group
     }
 
     /// What a configuration calls this user: the name, or the number where the name is none
@@ -134,6 +141,7 @@ impl From<User> for Account {
             groups: getgrouplist(&name, user.gid).unwrap_or_else(|_| vec![user.gid]),
             name: user.name,
             uid: user.uid,
+            group: user.gid,
         }
     }
 }
@@ -154,6 +162,7 @@ mod tests {
             let account = Account {
                 name: name.to_owned(),
                 uid: Uid::from_raw(4711),
+                group: Gid::from_raw(4711),
                 groups: Vec::new(),
             };
             let text = account.written();
@@ -180,6 +189,7 @@ mod tests {
         let user = |uid, gid| Account {
             name: "somebody".to_owned(),
             uid: Uid::from_raw(uid),
+            group: Gid::from_raw(gid),
             groups: vec![Gid::from_raw(gid)],
         };
         let stranger = user(own.uid() + 4711, own.gid() + 4711);
