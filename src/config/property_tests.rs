@@ -25,6 +25,32 @@ fn near_miss() -> impl Strategy<Value = String> {
     })
 }
 
+/// A file with values that nobody is to see.
+const SECRETS: &str = "\
+# environment = { A = \"s3c\" }
+command = [\"node\", \"a=b\"]
+workers = 4 # four
+environment = {
+  A = \"s3c\", # s3c
+  B = 's3c=,}]#', C = \"\\\"s3c\", # \"s3c\"
+}
+health = { http = \"/h\", interval = \"5s\" }
+
+[node]
+preload = true
+
+[env_production]
+A = \"\"\"
+[node]
+\"s3c\" # s3c
+user: \"s3c\"\"\"\"
+B = '''
+[
+  {\"key\": \"s3c\"}
+]''' # s3c
+C = \"s3c\"
+";
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -47,6 +73,27 @@ proptest! {
         }
     }
 
+    /// Whatever is wrong beside it, and however it is written.
+    #[test]
+    fn no_value_of_a_variable_is_told(
+        head in prop::sample::select(vec![
+            "[environment]\nA = ", "environment.A = ", "environment = { A = ",
+            "environment = { \"A B\" = '', A = ", "[environment]\nLISTEN_FDS = ", "env.A = ",
+            "[enviroment]\n\"A.B\" = ", "environment = [", "[environment]\nA = [1, ",
+        ]),
+        quotes in prop::sample::select(vec!["\"", "'", "\"\"\"", "'''", ""]),
+        around in ("[ -~]{0,6}", "[ -~]{0,6}"),
+        tail in prop::sample::select(vec!["", " }", " ]", "\nB = 1", ", B = 1 }", " # x", "x"]),
+        close in any::<bool>(),
+    ) {
+        let value = format!("{}s3cret{}", around.0, around.1);
+        let end = if close { quotes } else { "" };
+        let text = format!("command = \"true\"\n{head}{quotes}{value}{end}{tail}\n");
+        if let Err(error) = Config::parse(&text, "x") {
+            prop_assert!(!error.to_string().contains("s3cret"), "{text}\n{error}");
+        }
+    }
+
     #[test]
     fn no_value_panics(text in near_miss()) {
         match Config::parse(&text, "x") {
@@ -56,6 +103,28 @@ proptest! {
                 let _ = check(&config, []);
             }
             Err(error) => prop_assert!(error.to_string().contains("error: ")),
+        }
+    }
+
+    #[test]
+    fn no_slip_of_the_pen_shows_a_value(
+        slips in prop::collection::vec(
+            (0..SECRETS.len(), 0..3usize, prop::sample::select(&b"\"'[]{}=,#\\ \n"[..])),
+            1..4,
+        ),
+    ) {
+        let mut text = SECRETS.as_bytes().to_vec();
+        for (at, taken, put) in slips {
+            let at = at.min(text.len());
+            let put = (taken < 2).then_some(put);
+            text.splice(at..(at + taken).min(text.len()), put);
+        }
+        let text = String::from_utf8(text).unwrap();
+        if let Err(said) = Config::parse(&text, "x") {
+            prop_assert!(!format!("{said}{said:?}").contains("s3c"), "{text}\n{said}");
+        }
+        if let Ok(shown) = without_values(&text, "x") {
+            prop_assert!(!shown.contains("s3c"), "{shown}");
         }
     }
 }

@@ -205,7 +205,7 @@ impl<'t> Reader<'t> {
         let secret = kind == Some(Kind::Variables);
         let place = |value: &Value<'t>, written| Place {
             origin: self.origin.to_owned(),
-            position: self.secrets.position(self.text, value.span()),
+            position: self.secrets.place(self.text, value.span()),
             value: written,
         };
         let entries = match kind {
