@@ -79,6 +79,20 @@ impl Secrets {
             ..at
         }
     }
+
+    /// The same, with line and column of the file. The text is left out where that would not
+    /// fit: of a variable only the numbers are shown.
+    pub(super) fn place(&self, text: &str, span: Range<usize>) -> Position {
+        let at = Position::of(text, span.clone());
+        let shown = self.position(text, span);
+        match (shown.column, shown.width) == (at.column, at.width) {
+            true => shown,
+            false => Position {
+                text: String::new(),
+                ..at
+            },
+        }
+    }
 }
 
 /// The values below `value` that are not shown; `kind`: what it may be, if it may be shown.

@@ -25,6 +25,32 @@ fn near_miss() -> impl Strategy<Value = String> {
     })
 }
 
+/// A file with values that nobody is to see.
+const SECRETS: &str = "\
+# environment = { A = \"s3c\" }
+command = [\"node\", \"a=b\"]
+workers = 4 # four
+environment = {
+  A = \"s3c\", # s3c
+  B = 's3c=,}]#', C = \"\\\"s3c\", # \"s3c\"
+}
+health = { http = \"/h\", interval = \"5s\" }
+
+[node]
+preload = true
+
+[env_production]
+A = \"\"\"
+[node]
+\"s3c\" # s3c
+user: \"s3c\"\"\"\"
+B = '''
+[
+  {\"key\": \"s3c\"}
+]''' # s3c
+C = \"s3c\"
+";
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -77,6 +103,28 @@ proptest! {
                 let _ = check(&config, []);
             }
             Err(error) => prop_assert!(error.to_string().contains("error: ")),
+        }
+    }
+
+    #[test]
+    fn no_slip_of_the_pen_shows_a_value(
+        slips in prop::collection::vec(
+            (0..SECRETS.len(), 0..3usize, prop::sample::select(&b"\"'[]{}=,#\\ \n"[..])),
+            1..4,
+        ),
+    ) {
+        let mut text = SECRETS.as_bytes().to_vec();
+        for (at, taken, put) in slips {
+            let at = at.min(text.len());
+            let put = (taken < 2).then_some(put);
+            text.splice(at..(at + taken).min(text.len()), put);
+        }
+        let text = String::from_utf8(text).unwrap();
+        if let Err(said) = Config::parse(&text, "x") {
+            prop_assert!(!format!("{said}{said:?}").contains("s3c"), "{text}\n{said}");
+        }
+        if let Ok(shown) = without_values(&text, "x") {
+            prop_assert!(!shown.contains("s3c"), "{shown}");
         }
     }
 }

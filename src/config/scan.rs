@@ -115,19 +115,15 @@ impl Scan {
         if self.depth > 0 {
             return self.name_alone(line);
         }
-        let mut after = self.clone();
-        let parts = after.clone().parts(line);
-        let hidden = after.pass(line);
+        let parts = self.clone().parts(line);
         let code = &line[..parts.comment.unwrap_or(line.len())];
-        let code = match line.trim_start().starts_with('[') {
-            true => header(code),
-            false if code.trim().is_empty() || self.shows(code, &parts) => code.to_owned(),
-            false => self.name_alone(code),
-        };
-        match (parts.comment, hidden) {
-            (None, _) => code,
-            (Some(at), None) => code + &line[at..],
-            (Some(_), Some(_)) => format!("{code}# {DOTS}"),
+        // What looks like a comment may be a part of a value, where a quote is missing.
+        match self.clone().pass(line) {
+            _ if code.trim_start().starts_with('[') => header(code),
+            _ if line.trim().is_empty() => line.to_owned(),
+            _ if !self.shows(code, &parts) => self.name_alone(code),
+            Some(_) => format!("{code}# {DOTS}"),
+            None => line.to_owned(),
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A TOML table whose values know where they stand, so that each error can show its line.
 
-use super::diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
+use super::diagnostic::{ConfigError, Diagnostic, Place, Severity, Source};
 use super::hide::Secrets;
 use super::kind::Kind;
 use super::show::written;
@@ -203,20 +203,10 @@ impl<'t> Reader<'t> {
     fn note_places(&mut self, key: &str, value: &Value<'t>) {
         let kind = keys::find(key).map(|key| key.kind);
         let secret = kind == Some(Kind::Variables);
-        let place = |value: &Value<'t>, written| {
-            let position = match secret {
-                // Only ever shown by its number.
-                true => Position {
-                    text: String::new(),
-                    ..Position::of(self.text, value.span())
-                },
-                false => self.secrets.position(self.text, value.span()),
-            };
-            Place {
-                origin: self.origin.to_owned(),
-                position,
-                value: written,
-            }
+        let place = |value: &Value<'t>, written| Place {
+            origin: self.origin.to_owned(),
+            position: self.secrets.place(self.text, value.span()),
+            value: written,
         };
         let entries = match kind {
             Some(Kind::Variables | Kind::Section(_)) => value.get_ref().as_table(),
