@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster check FILE|NAME`.
 
-use super::{
-    CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, inside,
-};
+use super::{DEFAULT_NAME, Fail, Status, autostart, checked, config_file, inside};
 use crate::config::{
-    Config, Cpus, Diagnostic, Severity, Spread, check, inherited_environment, missing_accounts,
-    valid_name,
+    Config, Cpus, Diagnostic, Severity, Spread, check, inherited_environment, is_of_an_app,
+    missing_accounts, valid_name,
 };
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -99,11 +97,10 @@ fn all(
     let mut found = missing_accounts(config);
     let unusable = !found.is_empty();
     found.extend(doubts(path, config));
-    let units = path.parent() == Some(Path::new(CONFIG_DIRECTORY));
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let own_view = || check(config, inherited_environment());
     match () {
-        () if !units => found.extend(own_view()),
+        () if !is_of_an_app(path) => found.extend(own_view()),
         () if valid_name(&name).is_err() => {
             let why = valid_name(&name).err().unwrap_or_default();
             let hint = Some("nothing reads a file of that name".to_owned());
@@ -120,7 +117,7 @@ fn all(
                     .to_owned(),
             );
         }
-        () => match inside::look(&name, path, config) {
+        () => match inside::look(&name, &config_file(&name), config) {
             Ok(inside) => {
                 found.extend(inside.diagnostics);
                 *workers = inside.workers;
@@ -155,7 +152,8 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
         );
     }
     if let Some(autostart) = config.autostart
-        && path == config_file(DEFAULT_NAME)
+        && is_of_an_app(path)
+        && path.file_name() == config_file(DEFAULT_NAME).file_name()
     {
         for link in autostart::links_against(autostart, Path::new(autostart::LINKS)) {
             let unit = link.file_name().unwrap_or_default().display();
