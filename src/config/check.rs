@@ -2,7 +2,8 @@
 //! `app-cluster check`: what is wrong or doubtful before anything is started.
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Config, Cpus, Launch};
+use super::toml_reader::ABOVE;
+use super::{Config, Cpus, Launch, keys};
 use crate::core::Ready;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub fn check(config: &Config, base: impl IntoIterator<Item = (String, String)>) 
 /// Only these warnings.
 pub fn doubts(config: &Config) -> Vec<Diagnostic> {
     let mut doubtful = warnings(config, &Cpus::detect());
+    doubtful.extend(misplaced(config));
     doubtful.sort_by_key(|d| d.position.line);
     doubtful
 }
@@ -85,6 +87,26 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
         );
     }
     found
+}
+
+/// Warnings about variables with a line of their own that have the name of a key.
+fn misplaced(config: &Config) -> Vec<Diagnostic> {
+    let names = config.environment.keys();
+    let keys = names.filter(|name| keys::implemented(name).is_some());
+    let warning = |name: &String| {
+        let key = format!("environment.{name}");
+        let text = &config.source.places.get(&key)?.position.text;
+        text.trim_start().starts_with(name).then(|| {
+            let message = format!(
+                "`{name}` is a key of the app, and stands under `[environment]`: it sets a \
+                 variable"
+            );
+            let hint = Some(ABOVE.to_owned());
+            let source = &config.source;
+            source.diagnostic(Severity::Warning, &key, message, hint)
+        })
+    };
+    keys.filter_map(warning).collect()
 }
 
 /// The launcher that `command` starts the real program with, if it does.

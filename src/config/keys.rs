@@ -184,6 +184,11 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// The key called `name`, if it is read.
+pub fn implemented(name: &str) -> Option<&'static Key> {
+    find(name).filter(|key| key.status == Status::Implemented)
+}
+
 /// Names of other tools for what one of our keys does.
 const ALIASES: &[(&str, &str)] = &[
     ("instances", "workers"),

@@ -4,6 +4,7 @@
 
 use super::keys::Key;
 use serde_json::{Value, json};
+use toml::de::DeValue;
 
 /// A part of a duration with its unit, as a regular expression (ECMA-262).
 const SPAN: &str = r"[0-9]+(\.[0-9]+)?\s*(us|usec|µs|μs|ms|msec|s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?|w|weeks?)\s*";
@@ -82,6 +83,44 @@ impl Kind {
             Kind::Named(_) | Kind::Variables | Kind::Table(_) | Kind::Section(_) => true,
             Kind::Any(kinds) => kinds.iter().any(Kind::takes_table),
             _ => false,
+        }
+    }
+
+    /// Whether a table of this kind has a key called `name`.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Kind::Table(keys) | Kind::Section(keys) => keys.iter().any(|key| key.name == name),
+            Kind::Any(kinds) => kinds.iter().any(|kind| kind.has(name)),
+            _ => false,
+        }
+    }
+
+    /// Whether a table of this kind may have any names.
+    pub fn takes_names(&self) -> bool {
+        match self {
+            Kind::Named(_) | Kind::Variables => true,
+            Kind::Any(kinds) => kinds.iter().any(Kind::takes_names),
+            _ => false,
+        }
+    }
+
+    /// Whether `value` is of a type that a value of this kind can have; not what it says.
+    pub fn may_be(&self, value: &DeValue<'_>) -> bool {
+        let text = value.is_str();
+        let number = value.is_integer();
+        match self {
+            Kind::Unsaid => false,
+            Kind::Boolean => value.is_bool(),
+            Kind::Text | Kind::Path | Kind::Word(_) | Kind::Pattern(..) => text,
+            Kind::Integer(..) => number,
+            Kind::Duration => text || number || value.is_float(),
+            Kind::Size | Kind::Mode => text || number,
+            Kind::Command => text || value.is_array(),
+            Kind::List(_) => value.is_array(),
+            Kind::Named(_) | Kind::Variables | Kind::Table(_) | Kind::Section(_) => {
+                value.is_table()
+            }
+            Kind::Any(kinds) => kinds.iter().any(|kind| kind.may_be(value)),
         }
     }
 

@@ -47,6 +47,8 @@ mod property_tests;
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]
+mod section_tests;
+#[cfg(test)]
 mod tests;
 
 pub use accounts::missing_accounts;
