@@ -31,7 +31,7 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
     let errors = found.iter().filter(|d| d.is_error()).count();
     if json {
         let file = path.display().to_string();
-        println!(
+        outln!(
             "{}",
             json!({
                 "file": file, "ok": errors == 0, "diagnostics": found, "notes": notes,
@@ -40,10 +40,10 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
         );
     } else {
         for diagnostic in &found {
-            eprintln!("{diagnostic}\n");
+            errln!("{diagnostic}\n");
         }
         for note in &notes {
-            eprintln!("note: {note}");
+            errln!("note: {note}");
         }
     }
     if errors > 0 {
@@ -56,9 +56,9 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
             0 => String::new(),
             _ => format!(", {}", counted(warnings, "warning")),
         };
-        println!("{}: ok{told}", path.display());
+        outln!("{}: ok{told}", path.display());
         if let Some(Workers { count, source }) = workers.filter(|w| w.depends()) {
-            println!("{} ({source})", counted(count as usize, "worker"));
+            outln!("{} ({source})", counted(count as usize, "worker"));
         }
     }
     Ok(())

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line: one verb a file. Results go to stdout, everything else to stderr.
 
+#[macro_use]
+mod output;
+
 mod autostart;
 mod check;
 mod client;
@@ -295,7 +298,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
             if !fail.said {
-                eprintln!("{fail}");
+                errln!("{fail}");
             }
             ExitCode::from(fail.status as u8)
         }

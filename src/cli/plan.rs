@@ -20,18 +20,18 @@ pub fn main(name: &str, json: bool) -> Result<(), Fail> {
         Ok(reply) => reply.plan,
         Err(error) => {
             if let (CallError::Refused(error), true) = (&error, json) {
-                println!("{}", json!(error));
+                outln!("{}", json!(error));
             }
             return Err(error.into());
         }
     };
     if json {
-        println!("{}", json!(plan));
+        outln!("{}", json!(plan));
         return Ok(());
     }
-    print!("{}", text(name, &plan));
+    out!("{}", text(name, &plan));
     for warning in &plan.warnings {
-        eprintln!("{warning}\n");
+        errln!("{warning}\n");
     }
     Ok(())
 }
