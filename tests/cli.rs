@@ -75,7 +75,10 @@ fn output_that_cannot_be_written() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
     let (status, said) = write_to(full.expect("/dev/full").into());
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.starts_with("error: cannot write to standard output: "), "{said}");
+    assert!(
+        said.starts_with("error: cannot write to standard output: "),
+        "{said}"
+    );
 }
 
 #[test]

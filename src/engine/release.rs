@@ -123,15 +123,25 @@ impl Engine {
     fn try_load(&mut self, generation: GenerationId) -> Result<Policy, String> {
         let release = self.read_release()?;
         let policy = release.policy(self.listeners.is_empty());
-        self.keep_release(generation, release);
+        self.keep_release(generation, release, None);
         Ok(policy)
     }
 
-    /// Says what `generation` changes, and has it from now on.
-    fn keep_release(&mut self, generation: GenerationId, mut release: Release) {
+    /// Says what `generation` changes, and has it from now on; `of` is the older one that it
+    /// is once more.
+    fn keep_release(
+        &mut self,
+        generation: GenerationId,
+        mut release: Release,
+        of: Option<GenerationId>,
+    ) {
         let serving = self.core.generation();
         let current = self.releases.get(&serving);
-        release.changes = current.map(|current| current.changed_by(&release));
+        let changes = current.map(|current| current.changed_by(&release));
+        release.changes = match of {
+            Some(of) => changes.map(|changes| changes.as_in(of.0)),
+            None => changes,
+        };
         if let Some(changes) = &release.changes {
             let record = events::changed(serving, generation, changes);
             self.tell_waiting(&record.message);
@@ -188,7 +198,7 @@ impl Engine {
             self.warn(&*text);
             self.tell_waiting(&text);
         }
-        let result = result.map(|release| self.keep_release(generation, release));
+        let result = result.map(|release| self.keep_release(generation, release, Some(of)));
         self.pending
             .push_back(Event::Recalled { generation, result });
     }
