@@ -48,7 +48,8 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
     }
     if errors > 0 {
         let text = format!("{}: {}", path.display(), counted(errors, "error"));
-        return Err(Fail::new(Status::Failed, text));
+        // The diagnostics are in there.
+        return Err(Fail::new(Status::Failed, text).printed());
     }
     if !json {
         let warnings = found.len();

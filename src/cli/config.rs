@@ -72,7 +72,9 @@ fn show(what: &str, origin: bool, json: bool, values: bool) -> Result<(), Fail> 
     let config = Config::load(&path).map_err(settings::bad_config)?;
     let all = config.shown(values);
     if json {
-        let keys: Map<String, Value> = all.iter().map(|s| (s.key.clone(), s.json())).collect();
+        // Variables have an entry each, so none where there are none.
+        let keys = all.iter().filter(|shown| shown.key != "environment");
+        let keys: Map<String, Value> = keys.map(|s| (s.key.clone(), s.json())).collect();
         outln!(
             "{}",
             json!({ "file": path.display().to_string(), "keys": keys })

@@ -2,7 +2,7 @@
 //! `app-cluster reload --dry-run`: what a reload would do.
 
 use super::Fail;
-use super::client::{CallError, Client};
+use super::client::Client;
 use crate::api::{Call, Plan};
 use crate::config::show_duration;
 use serde::Deserialize;
@@ -16,15 +16,7 @@ struct Reply {
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
     let mut client = Client::connect(name)?;
-    let plan = match client.call::<Reply>(&Call::Plan {}) {
-        Ok(reply) => reply.plan,
-        Err(error) => {
-            if let (CallError::Refused(error), true) = (&error, json) {
-                outln!("{}", json!(error));
-            }
-            return Err(error.into());
-        }
-    };
+    let plan = client.call::<Reply>(&Call::Plan {})?.plan;
     if json {
         outln!("{}", json!(plan));
         return Ok(());

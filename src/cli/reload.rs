@@ -60,12 +60,7 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
                     // same SIGTERM, which has another exit status.
                     std::thread::sleep(SIGTERM_LATE);
                 }
-                CallError::Refused(error) => {
-                    if json {
-                        outln!("{}", json!(error));
-                    }
-                    show_last_lines(error, began);
-                }
+                CallError::Refused(error) => show_last_lines(error, began),
                 CallError::Broken(_) => {}
             }
             Err(error.into())

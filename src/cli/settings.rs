@@ -163,8 +163,13 @@ pub fn cannot(what: &str, path: &Path, error: &io::Error) -> Fail {
 
 /// A configuration that cannot be used, where it has to be.
 pub fn bad_config(error: ConfigError) -> Fail {
-    let text = format!("the configuration cannot be used:\n{error}");
-    Fail::new(Status::Failed, text)
+    let message = format!("the configuration cannot be used:\n{error}");
+    Fail {
+        answer: Some(serde_json::json!(crate::api::Error::ConfigInvalid {
+            message: message.clone()
+        })),
+        ..Fail::new(Status::Failed, message)
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub fn main(name: &str, json: bool, ready: bool) -> Result<(), Fail> {
     if !ready {
         return Ok(());
     }
-    let said = readiness(&reply.status)?;
+    let said = readiness(&reply.status).map_err(Fail::printed)?;
     if !json {
         outln!("{said}");
     }
