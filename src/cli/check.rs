@@ -183,7 +183,8 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
     found
 }
 
-fn counted(count: usize, what: &str) -> String {
+/// `1 worker`, `2 workers`.
+pub fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }

@@ -70,8 +70,15 @@ fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         let found = std::fs::metadata(path);
         found.is_ok_and(|at| at.file_type().is_char_device() && Some(at.rdev()) == null)
     };
-    let found = found.into_values().filter(|p| !masked(p));
-    Ok(found.take(MOST).collect())
+    let found: Vec<PathBuf> = found.into_values().filter(|p| !masked(p)).collect();
+    match found.len() > MOST {
+        true => {
+            let message = format!("there are more than {MOST} drop-ins");
+            let hint = Some("join some".to_owned());
+            Err(Diagnostic::file(&file.display().to_string(), message, hint).into())
+        }
+        false => Ok(found),
+    }
 }
 
 /// What is in `directory`; nothing if it is not there.
@@ -220,6 +227,16 @@ mod tests {
         let file = dir.path().join("web.toml");
         fs::write(&file, "command = \"true\"").unwrap();
         assert!(Config::load(&file).is_ok(), "no directory is no error");
+        // None is left out in silence.
+        let directory = dir.path().join("web.toml.d");
+        fs::create_dir(&directory).unwrap();
+        for n in 0..=super::MOST {
+            assert!(Config::load(&file).is_ok(), "{n} drop-ins");
+            fs::write(directory.join(format!("{n:03}.toml")), "workers = 2").unwrap();
+        }
+        let why = Config::load(&file).unwrap_err().to_string();
+        assert!(why.contains("more than 100 drop-ins"), "{why}");
+        fs::remove_dir_all(&directory).unwrap();
         // Root may read everything: a file in its place fails for everybody.
         fs::write(dir.path().join("web.toml.d"), "").unwrap();
         let why = Config::load(&file).unwrap_err().to_string();

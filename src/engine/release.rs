@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A configuration that workers run, and what it means on this machine.
 
-use super::{Engine, events, report};
+use super::{Engine, events, fits, report};
 use crate::api;
 use crate::config::{
     Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
@@ -154,7 +154,7 @@ impl Engine {
     pub(super) fn read_release(&self) -> Result<Release, String> {
         let config = (self.load)().map_err(|error| error.to_string())?;
         if let Some(current) = self.releases.get(&self.core.generation()) {
-            report::fits(&current.config, &config, self.inherited)?;
+            fits::fits(&current.config, &config, self.inherited)?;
         }
         // What the units are to have from now on has to be there before anybody is told how to
         // change them: with a user that is not they would not start again.
