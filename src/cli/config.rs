@@ -141,7 +141,11 @@ fn file(what: &str, values: bool) -> Result<PathBuf, Fail> {
             let path = config_file(&checked(what.to_owned())?);
             match path.exists() {
                 true => Ok(path),
-                false => Err(super::client::no_such_app(what)),
+                false => {
+                    let text = format!("there is no {}", path.display());
+                    let fail = Fail::new(Status::NoSuchApp, text);
+                    Err(fail.hint("name the file: app-cluster config show FILE"))
+                }
             }
         }
     }

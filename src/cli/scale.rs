@@ -12,9 +12,9 @@ use clap::Args;
 use std::str::FromStr;
 
 /// Where the number is kept until it is changed.
-const KEPT: DropIn = DropIn::Kept("50-scale.toml");
+pub const KEPT: DropIn = DropIn::Kept("50-scale.toml");
 /// Where it is kept until the next boot; read after the other.
-const RUNTIME: DropIn = DropIn::Runtime("51-scale.toml");
+pub const RUNTIME: DropIn = DropIn::Runtime("51-scale.toml");
 
 /// A number of workers, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -165,7 +165,14 @@ impl Config {
         for path in drop_ins(path)? {
             check_owner(&path)?;
             let origin = path.display().to_string();
-            let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
+            let text = file::read(&path).map_err(|error| {
+                let missing = error.missing;
+                let mut found = error.diagnostic(&origin);
+                if missing && found.hint.is_none() {
+                    found.hint = Some("correct the link, or remove it".into());
+                }
+                found
+            })?;
             all.push((text, origin));
         }
         Ok(all)
@@ -227,9 +234,13 @@ mod tests {
         let file = dir.path().join("web.toml");
         fs::write(&file, "command = \"true\"").unwrap();
         assert!(Config::load(&file).is_ok(), "no directory is no error");
-        // None is left out in silence.
         let directory = dir.path().join("web.toml.d");
         fs::create_dir(&directory).unwrap();
+        symlink("gone", directory.join("1.toml")).unwrap();
+        let why = Config::load(&file).unwrap_err().to_string();
+        assert!(why.contains("correct the link, or remove it"), "{why}");
+        fs::remove_file(directory.join("1.toml")).unwrap();
+        // None is left out in silence.
         for n in 0..=super::MOST {
             assert!(Config::load(&file).is_ok(), "{n} drop-ins");
             fs::write(directory.join(format!("{n:03}.toml")), "workers = 2").unwrap();
