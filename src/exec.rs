@@ -100,6 +100,7 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
         // Perhaps it is gone since. Better anywhere than not at all.
         eprintln!("app-cluster: cannot run on CPU {cpu} alone: {error}");
     }
+    let written = program.clone();
     let pins: Pins = serde_json::from_slice(pins.as_bytes()).unwrap_or_default();
     let mut words: Vec<OsString> = arguments.collect();
     let directory = pinned(pins.directory.as_ref()).unwrap_or(directory);
@@ -122,7 +123,9 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     }
     close_strays(&keep.to_string_lossy());
     let mut command = Command::new(&program);
-    command.arg0(&name).args(words);
+    // By its name, too, an interpreter finds what belongs to it.
+    let name = if name == written { &program } else { &name };
+    command.arg0(name).args(words);
     let wanted = own_pid.to_string_lossy();
     for (word, variable) in [("listen", "LISTEN_PID"), ("watchdog", "WATCHDOG_PID")] {
         if wanted.split(',').any(|w| w == word) {

@@ -8,56 +8,40 @@ use super::keys;
 /// Stands for a value.
 const DOTS: &str = "...";
 
-/// The line at `at`, in which a configuration file sets variables, without their values.
+/// The line at `at`, in which a configuration file sets variables: up to the first `=`. What
+/// follows may be anything, also where it is no value.
 pub(super) fn in_toml(at: Position) -> Position {
-    let mut out = String::new();
-    // Where each character of the line is in `out`.
-    let mut new = Vec::new();
-    let mut chars = at.text.chars().peekable();
-    let mut is_name = true;
-    let put = |out: &mut String, new: &mut Vec<usize>, c: Option<char>, all: &str| {
-        new.push(out.chars().count());
-        out.extend(c);
-        out.push_str(all);
-    };
-    while let Some(c) = chars.next() {
-        match c {
-            '=' => is_name = false,
-            ',' | '{' | '}' => is_name = true,
-            _ => {}
-        }
-        let is_value = !is_name && c != '=' && !c.is_whitespace();
-        if !is_value {
-            put(&mut out, &mut new, Some(c), "");
-            continue;
-        }
-        if c == '#' {
-            break;
-        }
-        let quote = Some(c).filter(|c| "\"'".contains(*c));
-        put(&mut out, &mut new, quote, DOTS);
-        let mut escaped = false;
-        while let Some(next) = match quote {
-            Some(_) => chars.next(),
-            None => chars.next_if(|c| !c.is_whitespace() && !",}#".contains(*c)),
-        } {
-            let ends = Some(next) == quote && !escaped;
-            put(&mut out, &mut new, quote.filter(|_| ends), "");
-            if ends {
-                break;
-            }
-            escaped = next == '\\' && quote == Some('"') && !escaped;
-        }
+    if is_header(&at.text) {
+        return at;
     }
-    let end = out.chars().count();
-    let column = |at: usize| new.get(at).copied().unwrap_or(end);
-    let (from, to) = (column(at.column - 1), column(at.column - 1 + at.width));
+    let kept = at.text.split_once('=').map_or("", |(name, _)| name);
+    let (name, dots) = (kept.chars().count(), DOTS.chars().count());
+    let text = match kept {
+        "" => DOTS.to_owned(),
+        name => format!("{name}= {DOTS}"),
+    };
+    let all = text.chars().count();
+    // What is pointed at is a part of the name, or of what is left out.
+    let (column, width) = match at.column <= name {
+        true => (at.column, at.width.min(name + 1 - at.column)),
+        false => (all + 1 - dots, dots),
+    };
     Position {
-        column: from + 1,
-        width: to.saturating_sub(from).max(1),
-        text: out,
+        column,
+        width,
+        text,
         ..at
     }
+}
+
+/// Whether a line is the beginning of a section, and nothing else.
+fn is_header(line: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-. ".contains(c);
+    let inner = line
+        .trim()
+        .strip_prefix('[')
+        .and_then(|l| l.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.chars().all(fits))
 }
 
 /// The line at `at` of a file of variables, without the value.
@@ -92,8 +76,7 @@ pub(super) fn in_broken(text: &str, at: Position) -> Position {
     let sets = at.text.split_once('=').is_some_and(|(name, value)| {
         name.chars().all(plain) && value.trim_start().starts_with(['"', '\'', '{'])
     });
-    let header = at.text.trim_start().starts_with('[');
-    match (sets, header) {
+    match (sets, is_header(&at.text)) {
         (_, true) => at,
         (true, _) => in_toml(at),
         // Perhaps a part of a value.
@@ -119,18 +102,20 @@ mod tests {
     #[test]
     fn values_are_left_out_and_carets_stay() {
         for (line, marked, text, now) in [
-            ("A = \"s3c\"", "\"s3c\"", "A = \"...\"", "\"...\""),
-            ("A = 's3c' # s3c", "'s3c'", "A = '...' ", "'...'"),
+            ("A = \"s3c\"", "\"s3c\"", "A = ...", "..."),
             ("A = s3c", "s3c", "A = ...", "..."),
-            ("A = \"s3c\\\"s3c\"", "\"s3c", "A = \"...\"", "\"..."),
+            ("A = [1, 's3c']", "[1, 's3c']", "A = ...", "..."),
+            ("\"a b\" = 's3c'", "a b", "\"a b\" = ...", "a b"),
+            ("A = s3c", "A = s3c", "A = ...", "A "),
             (
-                "environment = { A = \"s3c=1,\", B = 7, C = '' }",
+                "environment = { A = \"s3c=1,\", B = 7 }",
                 "7",
-                "environment = { A = \"...\", B = ..., C = '...' }",
+                "environment = ...",
                 "...",
             ),
             ("environment.B = 7", "7", "environment.B = ...", "..."),
-            ("A = \"s3c", "\"", "A = \"...", "\"..."),
+            ("s3c", "s3c", "...", "..."),
+            ("[environment] # s3c", "environment", "...", "..."),
             (
                 "[environment]",
                 "environment",
@@ -150,10 +135,10 @@ mod tests {
     #[test]
     fn nor_are_they_shown_of_what_is_no_toml() {
         for (text, line) in [
-            ("[environment]\nA = \"s3c", "A = \"..."),
+            ("[environment]\nA = \"s3c", "A = ..."),
             ("[environment]\nA = s3c", "..."),
             ("[env]\nA = \"\"\"\ns3c\\q", "..."),
-            ("environment = { A = \"s3c", "environment = { A = \"..."),
+            ("environment = { A = \"s3c", "environment = ..."),
             ("env.A = s3c", "..."),
             ("[node]\npreload = s3c", "preload = s3c"),
         ] {

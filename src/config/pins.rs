@@ -3,7 +3,7 @@
 //! code, also when a symbolic link on the way (`current`) has been moved since.
 //!
 //! Pinned are the working directory, the program, and each argument that is the absolute
-//! path of something that is there. An argument that is a relative path means the pinned
+//! path of a file or directory that is there. An argument that is a relative path means the pinned
 //! directory, anyway.
 
 use serde::{Deserialize, Serialize};
@@ -46,13 +46,24 @@ impl Pin {
     /// The path to use now for what this one led to: as configured if that still leads
     /// there. `None`: what it led to is gone.
     pub fn now(&self) -> Option<&Path> {
-        let leads = |path: &Path| path.canonicalize().is_ok_and(|real| real == self.real);
-        match () {
-            () if leads(&self.written) => Some(&self.written),
-            () if leads(&self.beside) => Some(&self.beside),
-            () if self.real.exists() => Some(&self.real),
-            () => None,
+        let place = |path: &Path| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+        match self.is_there() {
+            true if place(&self.written).as_ref() == Some(&self.beside) => Some(&self.written),
+            true => Some(&self.beside),
+            false if self.real.exists() => Some(&self.real),
+            false => None,
         }
+    }
+
+    /// The directory it was in. Without it, a program may lack what belongs to it.
+    fn place(&self) -> &Path {
+        self.beside.parent().unwrap_or(&self.real)
+    }
+
+    /// Whether the same name in the same directory leads to the same file.
+    fn is_there(&self) -> bool {
+        let found = self.beside.canonicalize();
+        found.is_ok_and(|real| real == self.real)
     }
 
     /// Whether there is no link on the way: it always leads to the same place.
@@ -64,6 +75,9 @@ impl Pin {
 /// What to say when it is gone.
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.real.exists() {
+            return write!(f, "{} is gone", self.place().display());
+        }
         write!(f, "{} is gone", self.real.display())?;
         match self.is_plain() {
             true => Ok(()),
@@ -101,7 +115,13 @@ impl Pins {
     /// Follows the paths of `program` with `words` (the first is its name) in `directory`.
     pub fn new(directory: &Path, program: &Path, words: &[String]) -> Pins {
         let absolute = words.iter().enumerate().skip(1);
-        let absolute = absolute.filter(|(_, word)| word.starts_with('/'));
+        // Not /dev/stdout and the like: it is another file for each process.
+        let lasting = |word: &str| {
+            let found = Path::new(word).metadata();
+            let kind = found.is_ok_and(|found| found.is_file() || found.is_dir());
+            kind && !["/dev/", "/proc/"].iter().any(|own| word.starts_with(own))
+        };
+        let absolute = absolute.filter(|(_, word)| word.starts_with('/') && lasting(word));
         let all = [(0, program)].into_iter();
         let all = all.chain(absolute.map(|(n, word)| (n, Path::new(word))));
         let files = words.iter().skip(1).map(|word| directory.join(word));
@@ -123,7 +143,8 @@ impl Pins {
     pub fn missing(&self) -> Option<String> {
         let all = self.directory.iter();
         let mut all = all.chain(self.words.iter().map(|(_, pin)| pin));
-        all.find(|pin| pin.now().is_none()).map(Pin::to_string)
+        let gone = |pin: &&Pin| !pin.real.exists() || !pin.place().exists();
+        all.find(gone).map(Pin::to_string)
     }
 
     /// A file that is not what it was: one that was overwritten, or put in its place.
@@ -180,9 +201,7 @@ mod tests {
         assert_eq!(app.now(), Some(&*home.join("current/app")), "as written");
         point(&home, "current", "releases/2");
         assert_eq!(app.now(), Some(&*home.join("releases/1/app")));
-        // The same file by either name: the link that was written leads there.
-        assert_eq!(python.now(), Some(&*home.join("current/python")));
-        point(&home, "releases/2/python", "../2/app");
+        // The same file by either name: an interpreter finds its packages beside its name.
         assert_eq!(python.now(), Some(&*home.join("releases/1/python")));
         point(&home, "releases/1/python", "app");
         assert_eq!(python.now(), Some(&*home.join("elsewhere/app")));
@@ -195,7 +214,15 @@ mod tests {
         let home = releases();
         let home = home.path().canonicalize().expect("a path");
         let script = home.join("current/app").display().to_string();
-        let words = ["node", "server.js", &script, "/no/such", "--config=/etc"];
+        let words = [
+            "node",
+            "server.js",
+            &script,
+            "/no/such",
+            "--config=/etc",
+            "/dev/stdout",
+            "/proc/self",
+        ];
         let words = words.map(str::to_owned);
         let pins = Pins::new(&home.join("current"), &home.join("elsewhere/app"), &words);
         let places: Vec<usize> = pins.words.iter().map(|(n, _)| *n).collect();
@@ -214,5 +241,12 @@ mod tests {
         std::fs::remove_dir_all(home.join("releases/1")).expect("removed");
         let missing = pins.missing().expect("gone");
         assert!(missing.contains("/releases/1 is gone, which "), "{missing}");
+        let words = ["python".to_owned()];
+        let link = home.join("releases/2/python");
+        let interpreter = Pins::new(&home, &link, &words);
+        assert_eq!(interpreter.missing(), None);
+        std::fs::remove_dir_all(home.join("releases/2")).expect("removed");
+        let missing = interpreter.missing().expect("gone");
+        assert!(missing.ends_with("/releases/2 is gone"), "{missing}");
     }
 }

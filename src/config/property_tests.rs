@@ -47,6 +47,27 @@ proptest! {
         }
     }
 
+    /// Whatever is wrong beside it, and however it is written.
+    #[test]
+    fn no_value_of_a_variable_is_told(
+        head in prop::sample::select(vec![
+            "[environment]\nA = ", "environment.A = ", "environment = { A = ",
+            "environment = { \"A B\" = '', A = ", "[environment]\nLISTEN_FDS = ", "env.A = ",
+            "[enviroment]\n\"A.B\" = ", "environment = [", "[environment]\nA = [1, ",
+        ]),
+        quotes in prop::sample::select(vec!["\"", "'", "\"\"\"", "'''", ""]),
+        around in ("[ -~]{0,6}", "[ -~]{0,6}"),
+        tail in prop::sample::select(vec!["", " }", " ]", "\nB = 1", ", B = 1 }", " # x", "x"]),
+        close in any::<bool>(),
+    ) {
+        let value = format!("{}s3cret{}", around.0, around.1);
+        let end = if close { quotes } else { "" };
+        let text = format!("command = \"true\"\n{head}{quotes}{value}{end}{tail}\n");
+        if let Err(error) = Config::parse(&text, "x") {
+            prop_assert!(!error.to_string().contains("s3cret"), "{text}\n{error}");
+        }
+    }
+
     #[test]
     fn no_value_panics(text in near_miss()) {
         match Config::parse(&text, "x") {

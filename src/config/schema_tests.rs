@@ -315,6 +315,7 @@ fn variables_are_shown_without_their_values() {
         )
     );
     assert_eq!(of("environment.A").1, "web.toml:2");
+    assert_eq!(config.source.places["environment.B"].position.column, 35);
     assert_eq!(of("node.preload").1, "web.toml:4");
     assert_eq!(of("node.strict_ports").1, "web.toml.d/a.toml:2");
     assert_eq!(of("batch"), ("batch = 1".to_owned(), "default".to_owned()));

@@ -286,7 +286,11 @@ impl<'t> Reader<'t> {
             Place {
                 origin: self.origin.to_owned(),
                 position: match secret {
-                    true => hide::in_toml(position),
+                    // Only ever shown by its number.
+                    true => Position {
+                        text: String::new(),
+                        ..position
+                    },
                     false => position,
                 },
                 value: written,

@@ -49,7 +49,7 @@ pub mod id {
     /// A worker that runs is replaced.
     pub const WORKER_RECYCLED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e811";
     /// A worker uses more memory than it may from the start.
-    pub const WORKER_OVERSIZED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e820";
+    pub const WORKER_OVERSIZED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e822";
     /// A generation crashes too often, and the last good one takes its place.
     pub const FALLING_BACK: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e830";
 }
@@ -426,6 +426,8 @@ mod tests {
         let explained: Vec<&str> = blocks.iter().filter_map(|b| b.lines().next()).collect();
         let wanted: Vec<&str> = ids.iter().map(|(_, value)| *value).collect();
         assert_eq!(explained, wanted);
+        let different: std::collections::BTreeSet<&str> = wanted.iter().copied().collect();
+        assert_eq!(different.len(), wanted.len(), "two have one id");
         let support = format!("Support: {}", env!("CARGO_PKG_HOMEPAGE"));
         for (block, (name, value)) in blocks.iter().zip(&ids) {
             let lines: Vec<&str> = block.lines().collect();

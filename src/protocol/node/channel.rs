@@ -29,8 +29,8 @@ pub const MAX_WAITING: usize = 1024 * 1024;
 const FIRST_PIECE: usize = 4 * 1024;
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 4;
-/// When it is looked again whether lines have been read, or whether the user's descriptors that
-/// are on their way have become fewer.
+/// When it is looked again whether lines have been read (at first), and whether the user's
+/// descriptors that are on their way have become fewer.
 const UNREAD: Duration = Duration::from_millis(1);
 const TOO_MANY: Duration = Duration::from_millis(100);
 /// Descriptors that a worker may have sent ahead of the line that names them.
@@ -72,8 +72,10 @@ pub struct Channel {
     waiting_bytes: usize,
     speaker: Option<i32>,
     ended: bool,
-    /// Nothing can be sent now, though there is room.
-    stalled: bool,
+    /// Nothing can be sent now, though there is room; when it is to be tried again.
+    stalled: Option<Duration>,
+    /// How long it was waited last for lines to be read.
+    pause: Duration,
     /// See [`Channel::part_handles`].
     parted: bool,
     /// Lines without a descriptor were sent that may not have been read.
@@ -105,7 +107,8 @@ impl Channel {
             waiting_bytes: 0,
             speaker: None,
             ended: false,
-            stalled: false,
+            stalled: None,
+            pause: Duration::ZERO,
             parted: false,
             bare: false,
         };
@@ -131,16 +134,12 @@ impl Channel {
 
     /// Whether something waits to be sent.
     pub fn wants_to_send(&self) -> bool {
-        !self.waiting.is_empty() && !self.ended && !self.stalled
+        !self.waiting.is_empty() && !self.ended && self.stalled.is_none()
     }
 
     /// After which time sending has to be tried again, if being writable says nothing.
     pub fn stalled_for(&self) -> Option<Duration> {
-        let pause = match self.bare && self.parted {
-            true => UNREAD,
-            false => TOO_MANY,
-        };
-        (self.stalled && !self.ended).then_some(pause)
+        self.stalled.filter(|_| !self.ended)
     }
 
     /// How many descriptors wait to be sent.
@@ -276,13 +275,14 @@ impl Channel {
 
     /// Sends what waits, as far as the worker reads. To be called when it is writable.
     pub fn flush(&mut self) {
-        self.stalled = false;
+        self.stalled = None;
         while let Some(first) = self.waiting.front_mut() {
             let bare = first.handle.is_none();
             if self.parted && !bare && self.bare && first.sent == 0 {
                 self.bare = unread_by_peer(self.socket.as_fd()).is_ok_and(|unread| unread > 0);
                 if self.bare {
-                    self.stalled = true;
+                    self.pause = (self.pause * 2).clamp(UNREAD, TOO_MANY);
+                    self.stalled = Some(self.pause);
                     return;
                 }
             }
@@ -298,6 +298,7 @@ impl Channel {
             match sendmsg(&self.socket, &rest, &mut control, flags) {
                 Ok(count) => {
                     self.bare |= bare;
+                    self.pause = Duration::ZERO;
                     first.sent += count;
                     self.waiting_bytes -= count;
                     if first.sent == first.bytes.len() {
@@ -309,7 +310,7 @@ impl Channel {
                 // Too many descriptors of this user are on their way (unix(7)): somebody has
                 // to receive some first, which nothing tells.
                 Err(Errno::TOOMANYREFS) => {
-                    self.stalled = true;
+                    self.stalled = Some(TOO_MANY);
                     return;
                 }
                 Err(_) => {
