@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster check`: what is wrong or doubtful before anything is started.
 
-use super::diagnostic::{Diagnostic, Severity};
+use super::diagnostic::{Diagnostic, Position, Severity};
 use super::toml_reader::ABOVE;
-use super::{Config, Cpus, Launch, keys};
+use super::{Config, Cpus, Launch};
 use crate::core::Ready;
 use std::time::Duration;
 
@@ -89,24 +89,28 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
     found
 }
 
-/// Warnings about variables with a line of their own that have the name of a key.
+/// Warnings about variables that look like keys which were written in the wrong place.
 fn misplaced(config: &Config) -> Vec<Diagnostic> {
-    let names = config.environment.keys();
-    let keys = names.filter(|name| keys::implemented(name).is_some());
+    let source = &config.source;
     let warning = |name: &String| {
+        let message = format!(
+            "`{name}` is a key of the app, and stands under `[environment]`: it sets a variable"
+        );
+        let hint = Some(ABOVE.to_owned());
         let key = format!("environment.{name}");
-        let text = &config.source.places.get(&key)?.position.text;
-        text.trim_start().starts_with(name).then(|| {
-            let message = format!(
-                "`{name}` is a key of the app, and stands under `[environment]`: it sets a \
-                 variable"
-            );
-            let hint = Some(ABOVE.to_owned());
-            let source = &config.source;
-            source.diagnostic(Severity::Warning, &key, message, hint)
-        })
+        let found = source.diagnostic(Severity::Warning, &key, message, hint);
+        Diagnostic {
+            position: Position {
+                column: 1,
+                width: name.len(),
+                // Nobody is to see the value.
+                text: format!("{name} = ..."),
+                ..found.position
+            },
+            ..found
+        }
     };
-    keys.filter_map(warning).collect()
+    source.like_keys.iter().map(warning).collect()
 }
 
 /// The launcher that `command` starts the real program with, if it does.

@@ -264,6 +264,11 @@ impl<'t> Reader<'t> {
             table.remove(name.as_str());
         }
         let nothing_left = table.is_empty() && !found.is_empty();
+        if header && key.kind == Kind::Variables {
+            let names = table.keys().map(|name| name.get_ref().to_string());
+            let names = names.filter(|name| keys::implemented(name).is_some());
+            self.findings.source.like_keys.extend(names);
+        }
         for (name, span) in found {
             let message = format!(
                 "`{name}` is a key of the app, and stands under `[{}]`",
