@@ -333,7 +333,8 @@ pub struct Outcome {
     /// How many workers are ready, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
-    /// What the generation that serves now has changed, after a reload or restart.
+    /// What the generation that serves now has changed, after a reload, restart or
+    /// rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Changes>,
 }

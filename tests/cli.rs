@@ -57,6 +57,30 @@ fn transcript(lines: &[&[&str]]) -> String {
     lines.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
+/// Nobody reads what is written, or there is no room for it.
+#[test]
+fn output_that_cannot_be_written() {
+    let write_to = |stdout: std::process::Stdio| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_app-cluster"))
+            .args(["config", "schema"])
+            .stdout(stdout)
+            .output()
+            .expect("app-cluster runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(write_to(writer.into()), (Some(141), String::new()));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let (status, said) = write_to(full.expect("/dev/full").into());
+    assert_eq!(status, Some(1), "{said}");
+    assert!(
+        said.starts_with("error: cannot write to standard output: "),
+        "{said}"
+    );
+}
+
 #[test]
 fn help() {
     reviewed("help", &run(&["--help"]));

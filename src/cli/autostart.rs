@@ -46,7 +46,7 @@ pub fn set(name: &str, enable: bool) -> Result<(), Fail> {
     };
     if starts != enable {
         let other = now.source.drop_in("autostart").unwrap_or("another file");
-        eprintln!("{name} | note: {other} says otherwise, and it counts for more");
+        errln!("{name} | note: {other} says otherwise, and it counts for more");
     }
     tell(&systemd, name, starts);
     Ok(())
@@ -61,7 +61,7 @@ fn tell(systemd: &Systemd, name: &str, starts: bool) {
     let (service, socket) = units(name);
     let mut all = [service, socket].into_iter();
     let runs = all.any(|unit| systemd.state(&unit).is_ok_and(|state| !is_down(&state)));
-    println!(
+    outln!(
         "{name}: {}",
         match (starts, runs) {
             (true, true) => "started at boot from now on".to_owned(),

@@ -2,11 +2,11 @@
 //! `app-cluster check FILE|NAME`.
 
 use super::{
-    CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, inside,
+    CONFIG_DIRECTORY, DEFAULT_NAME, Fail, Status, autostart, checked, config_file, inside, scale,
 };
 use crate::config::{
-    Config, Cpus, Diagnostic, Severity, Spread, check, inherited_environment, missing_accounts,
-    valid_name,
+    Config, Cpus, Diagnostic, Severity, Spread, check, drop_in_directory, inherited_environment,
+    is_of_an_app, missing_accounts, valid_name,
 };
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,14 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
-    let path = match what.contains('/') || what.ends_with(".toml") {
+    let is_file = what.contains('/') || what.ends_with(".toml");
+    let path = match is_file {
         true => PathBuf::from(what),
         false => config_file(&checked(what.to_owned())?),
+    };
+    let failed = match is_file || path.exists() {
+        true => Status::Failed,
+        false => Status::NoSuchApp,
     };
     let mut notes = Vec::new();
     let mut workers = None;
@@ -33,7 +38,7 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
     let errors = found.iter().filter(|d| d.is_error()).count();
     if json {
         let file = path.display().to_string();
-        println!(
+        outln!(
             "{}",
             json!({
                 "file": file, "ok": errors == 0, "diagnostics": found, "notes": notes,
@@ -42,15 +47,16 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
         );
     } else {
         for diagnostic in &found {
-            eprintln!("{diagnostic}\n");
+            errln!("{diagnostic}\n");
         }
         for note in &notes {
-            eprintln!("note: {note}");
+            errln!("note: {note}");
         }
     }
     if errors > 0 {
         let text = format!("{}: {}", path.display(), counted(errors, "error"));
-        return Err(Fail::new(Status::Failed, text));
+        // The diagnostics are in there.
+        return Err(Fail::new(failed, text).printed());
     }
     if !json {
         let warnings = found.len();
@@ -58,9 +64,9 @@ pub fn main(what: &str, json: bool, as_is: bool) -> Result<(), Fail> {
             0 => String::new(),
             _ => format!(", {}", counted(warnings, "warning")),
         };
-        println!("{}: ok{told}", path.display());
+        outln!("{}: ok{told}", path.display());
         if let Some(Workers { count, source }) = workers.filter(|w| w.depends()) {
-            println!("{} ({source})", counted(count as usize, "worker"));
+            outln!("{} ({source})", counted(count as usize, "worker"));
         }
     }
     Ok(())
@@ -99,11 +105,10 @@ fn all(
     let mut found = missing_accounts(config);
     let unusable = !found.is_empty();
     found.extend(doubts(path, config));
-    let units = path.parent() == Some(Path::new(CONFIG_DIRECTORY));
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let own_view = || check(config, inherited_environment());
     match () {
-        () if !units => found.extend(own_view()),
+        () if !is_of_an_app(path) => found.extend(own_view()),
         () if valid_name(&name).is_err() => {
             let why = valid_name(&name).err().unwrap_or_default();
             let hint = Some("nothing reads a file of that name".to_owned());
@@ -120,7 +125,7 @@ fn all(
                     .to_owned(),
             );
         }
-        () => match inside::look(&name, path, config) {
+        () => match inside::look(&name, &config_file(&name), config) {
             Ok(inside) => {
                 found.extend(inside.diagnostics);
                 *workers = inside.workers;
@@ -155,7 +160,8 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
         );
     }
     if let Some(autostart) = config.autostart
-        && path == config_file(DEFAULT_NAME)
+        && is_of_an_app(path)
+        && path.file_name() == config_file(DEFAULT_NAME).file_name()
     {
         for link in autostart::links_against(autostart, Path::new(autostart::LINKS)) {
             let unit = link.file_name().unwrap_or_default().display();
@@ -178,13 +184,61 @@ fn doubts(path: &Path, config: &Config) -> Vec<Diagnostic> {
                 "{drop_in} says this over the file's workers = {}",
                 main.workers
             ),
-            "app-cluster scale NAME --reset removes what `scale` has written".to_owned(),
+            way_out(path, Path::new(drop_in)),
         );
     }
     found
 }
 
-fn counted(count: usize, what: &str) -> String {
+/// How the file's own number of workers comes to hold again over that of `drop_in`.
+fn way_out(path: &Path, drop_in: &Path) -> String {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    if [scale::KEPT, scale::RUNTIME]
+        .iter()
+        .any(|own| own.path(&name) == drop_in)
+    {
+        return format!("app-cluster scale {name} --reset removes what `scale` has written");
+    }
+    let own = drop_in_directory(Path::new(CONFIG_DIRECTORY), path);
+    if !is_of_an_app(path) || drop_in.starts_with(&own) {
+        return format!("take it out of {}", drop_in.display());
+    }
+    let mask = own.join(drop_in.file_name().unwrap_or_default());
+    format!("remove it, or mask it: ln -s /dev/null {}", mask.display())
+}
+
+/// `1 worker`, `2 workers`.
+pub fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_helps_against_a_drop_in() {
+        let told = |file: &str, drop_in: &str| way_out(Path::new(file), Path::new(drop_in));
+        let web = "/etc/app-cluster/web.toml";
+        for own in [
+            "/etc/app-cluster/web.toml.d/50-scale.toml",
+            "/run/app-cluster/web.toml.d/51-scale.toml",
+        ] {
+            assert!(
+                told(web, own).starts_with("app-cluster scale web --reset "),
+                "{own}"
+            );
+        }
+        assert_eq!(
+            told(web, "/run/app-cluster/web.toml.d/30-y.toml"),
+            "remove it, or mask it: ln -s /dev/null /etc/app-cluster/web.toml.d/30-y.toml"
+        );
+        let file = "/etc/app-cluster/web.toml.d/30-y.toml";
+        assert_eq!(told(web, file), format!("take it out of {file}"));
+        assert_eq!(
+            told("x/web.toml", "x/web.toml.d/1.toml"),
+            "take it out of x/web.toml.d/1.toml"
+        );
+    }
 }

@@ -39,7 +39,10 @@ impl From<CallError> for Fail {
                     }
                     _ => Status::Failed,
                 };
-                Fail::new(status, error.message())
+                Fail {
+                    answer: Some(json!(error)),
+                    ..Fail::new(status, error.message())
+                }
             }
             CallError::Broken(fail) => fail,
         }

@@ -61,7 +61,7 @@ pub fn main(part: &Part) -> Result<(), Fail> {
             show_values,
         } => cat(what, *json, *show_values),
         Part::Schema => {
-            println!("{:#}", schema());
+            outln!("{:#}", schema());
             Ok(())
         }
     }
@@ -72,8 +72,10 @@ fn show(what: &str, origin: bool, json: bool, values: bool) -> Result<(), Fail> 
     let config = Config::load(&path).map_err(settings::bad_config)?;
     let all = config.shown(values);
     if json {
-        let keys: Map<String, Value> = all.iter().map(|s| (s.key.clone(), s.json())).collect();
-        println!(
+        // Variables have an entry each, so none where there are none.
+        let keys = all.iter().filter(|shown| shown.key != "environment");
+        let keys: Map<String, Value> = keys.map(|s| (s.key.clone(), s.json())).collect();
+        outln!(
             "{}",
             json!({ "file": path.display().to_string(), "keys": keys })
         );
@@ -83,12 +85,12 @@ fn show(what: &str, origin: bool, json: bool, values: bool) -> Result<(), Fail> 
     let width = width.filter(|width| *width <= 48).max().unwrap_or_default();
     for shown in &all {
         match origin {
-            true => println!("{:width$}  # {}", shown.line(), shown.origin()),
-            false => println!("{}", shown.line()),
+            true => outln!("{:width$}  # {}", shown.line(), shown.origin()),
+            false => outln!("{}", shown.line()),
         }
     }
     if !values && all.iter().any(is_variable) {
-        eprintln!("note: root can see the values of variables: --show-values");
+        errln!("note: root can see the values of variables: --show-values");
     }
     Ok(())
 }
@@ -116,12 +118,12 @@ fn cat(what: &str, json: bool, values: bool) -> Result<(), Fail> {
             .iter()
             .map(|(file, text)| json!({ "file": file, "text": text }))
             .collect();
-        println!("{}", json!({ "files": files }));
+        outln!("{}", json!({ "files": files }));
         return Ok(());
     }
     for (n, (origin, text)) in all.iter().enumerate() {
         let gap = if n == 0 { "" } else { "\n" };
-        println!("{gap}# {origin}\n{}", text.trim_end_matches('\n'));
+        outln!("{gap}# {origin}\n{}", text.trim_end_matches('\n'));
     }
     Ok(())
 }
@@ -139,7 +141,11 @@ fn file(what: &str, values: bool) -> Result<PathBuf, Fail> {
             let path = config_file(&checked(what.to_owned())?);
             match path.exists() {
                 true => Ok(path),
-                false => Err(super::client::no_such_app(what)),
+                false => {
+                    let text = format!("there is no {}", path.display());
+                    let fail = Fail::new(Status::NoSuchApp, text);
+                    Err(fail.hint("name the file: app-cluster config show FILE"))
+                }
             }
         }
     }

@@ -58,7 +58,7 @@ pub fn delete(name: &str, yes: bool) -> Result<(), Fail> {
         }
         None => remove_files(name)?,
     }
-    println!("{name}: deleted");
+    outln!("{name}: deleted");
     Ok(())
 }
 
@@ -118,7 +118,7 @@ fn stop(systemd: &Systemd, name: &str, all: &[String]) -> Result<Vec<PathBuf>, F
     }
     for unit in all {
         if !is_down(&systemd.state(unit)?) {
-            eprintln!("{name} | systemctl stop {unit}");
+            errln!("{name} | systemctl stop {unit}");
         }
         // Also one that systemd is about to start again.
         systemd.job(Verb::Stop, unit, |_| {})??;
@@ -141,7 +141,7 @@ fn remove_files(name: &str) -> Result<(), Fail> {
     match fs::remove_dir(&state) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(_) => eprintln!("{name} | note: {} stays, it is not empty", state.display()),
+        Err(_) => errln!("{name} | note: {} stays, it is not empty", state.display()),
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ fn forget(systemd: &Systemd, name: &str, all: &[String]) -> Result<(), Fail> {
     let mut changes = systemd.disable(&units)?;
     changes.extend(systemd.revert(&units)?);
     for (_, file, _) in changes {
-        eprintln!("{name} | removed {file}");
+        errln!("{name} | removed {file}");
     }
     systemd.reload()?;
     for unit in units {

@@ -114,7 +114,7 @@ pub fn main(options: &Options) -> Result<(), Fail> {
     }
     if !options.follow {
         if history.is_empty() {
-            eprintln!(
+            errln!(
                 "{app}: no such lines of {service} in the journal (in the foreground they go to \
                  the terminal; to read all of the journal, join the group systemd-journal)"
             );

@@ -11,11 +11,11 @@ pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
         Ok(client) => client,
         Err(fail) => return stop_without_supervisor(name, fail),
     };
-    let progress = |step: &str| eprintln!("{name} | {step}");
+    let progress = |step: &str| errln!("{name} | {step}");
     let call = Call::Stop { now };
     match client.call_with_progress::<Outcome>(&call, progress) {
         Ok(outcome) => {
-            println!("{name}: {}", outcome.message);
+            outln!("{name}: {}", outcome.message);
             Ok(())
         }
         Err(CallError::Refused(api::Error::ManagedBySystemd { unit, .. })) => {
@@ -58,11 +58,11 @@ fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
 /// service again. The service requires its socket, so it is stopped with it.
 fn stop_units(name: &str, units: &[String]) -> Result<(), Fail> {
     let shown = units.join(" ");
-    eprintln!("{name} | systemctl stop {shown}");
+    errln!("{name} | systemctl stop {shown}");
     let systemd = Systemd::connect(&format!("stop {shown}"))?;
     for unit in units {
         systemd.job(Verb::Stop, unit, |_| {})??;
     }
-    println!("{name}: stopped, and its socket closed");
+    outln!("{name}: stopped, and its socket closed");
     Ok(())
 }

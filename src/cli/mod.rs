@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line: one verb a file. Results go to stdout, everything else to stderr.
 
+#[macro_use]
+mod output;
+
 mod autostart;
 mod check;
 mod client;
@@ -57,6 +60,10 @@ pub struct Fail {
     message: String,
     hint: Option<String>,
     said: bool,
+    /// What the supervisor answered, if it was that.
+    answer: Option<serde_json::Value>,
+    /// The result has been printed as JSON already.
+    printed: bool,
 }
 
 impl Fail {
@@ -66,7 +73,25 @@ impl Fail {
             message: message.into(),
             hint: None,
             said: false,
+            answer: None,
+            printed: false,
         }
+    }
+
+    /// The same as an object: as the supervisor has answered, else in that form.
+    fn json(&self) -> serde_json::Value {
+        let name = match self.status {
+            Status::Failed => "Failed",
+            Status::Usage => "Usage",
+            Status::NotRunning => "NotRunning",
+            Status::NoSuchApp => "NoSuchApp",
+            Status::Config => "ConfigInvalid",
+        };
+        let said = || {
+            let (message, hint) = (&self.message, &self.hint);
+            serde_json::json!({ "error": name, "parameters": { "message": message, "hint": hint } })
+        };
+        self.answer.clone().unwrap_or_else(said)
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Fail {
@@ -84,6 +109,12 @@ impl Fail {
 
     fn has_hint(&self) -> bool {
         self.hint.is_some()
+    }
+
+    /// Standard output has the JSON that was asked for already.
+    fn printed(mut self) -> Fail {
+        self.printed = true;
+        self
     }
 
     /// The user has been told already.
@@ -282,6 +313,23 @@ enum Verb {
     },
 }
 
+impl Verb {
+    /// Whether the caller wants one JSON object, which a failure is then too.
+    fn answers_in_json(&self) -> bool {
+        match self {
+            Verb::Status { json, .. }
+            | Verb::Reload { json, .. }
+            | Verb::Rollback { json, .. }
+            | Verb::Send { json, .. }
+            | Verb::Check { json, .. }
+            | Verb::Config(config::Part::Show { json, .. } | config::Part::Cat { json, .. }) => {
+                *json
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -291,11 +339,15 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    let json = arguments.verb.answers_in_json();
     match dispatch(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
+            if json && !fail.printed {
+                outln!("{}", fail.json());
+            }
             if !fail.said {
-                eprintln!("{fail}");
+                errln!("{fail}");
             }
             ExitCode::from(fail.status as u8)
         }

@@ -2,7 +2,8 @@
 //! `app-cluster reload --dry-run`: what a reload would do.
 
 use super::Fail;
-use super::client::{CallError, Client};
+use super::check::counted;
+use super::client::Client;
 use crate::api::{Call, Plan};
 use crate::config::show_duration;
 use serde::Deserialize;
@@ -16,22 +17,14 @@ struct Reply {
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
     let mut client = Client::connect(name)?;
-    let plan = match client.call::<Reply>(&Call::Plan {}) {
-        Ok(reply) => reply.plan,
-        Err(error) => {
-            if let (CallError::Refused(error), true) = (&error, json) {
-                println!("{}", json!(error));
-            }
-            return Err(error.into());
-        }
-    };
+    let plan = client.call::<Reply>(&Call::Plan {})?.plan;
     if json {
-        println!("{}", json!(plan));
+        outln!("{}", json!(plan));
         return Ok(());
     }
-    print!("{}", text(name, &plan));
+    out!("{}", text(name, &plan));
     for warning in &plan.warnings {
-        eprintln!("{warning}\n");
+        errln!("{warning}\n");
     }
     Ok(())
 }
@@ -44,15 +37,30 @@ fn text(name: &str, plan: &Plan) -> String {
     if let Some(after) = &plan.after {
         lines.push(format!("  {after}"));
     }
-    let changes = plan.changes.lines();
-    if changes.is_empty() {
+    let mut changes = plan.changes.clone();
+    changes.keys.retain(|change| !of_the_unit(&change.key));
+    let told = changes.lines();
+    let apart = plan.changes.keys.iter().map(|change| change.key.as_str());
+    let apart: Vec<&str> = apart.filter(|key| of_the_unit(key)).collect();
+    if told.is_empty() && apart.is_empty() {
         lines.push("  with the same configuration, variables and files".to_owned());
     }
-    lines.extend(changes.iter().map(|line| format!("  {line}")));
+    lines.extend(told.iter().map(|line| format!("  {line}")));
+    if !apart.is_empty() {
+        lines.push(format!("  not by a reload: {}", apart.join(", ")));
+    }
     lines.push(format!(
-        "  {} workers, now {}: {}",
-        plan.workers, plan.workers_now, plan.workers_source
+        "  {}, now {}: {}",
+        counted(plan.workers as usize, "worker"),
+        plan.workers_now,
+        plan.workers_source
     ));
+    let surplus: Vec<u32> = (plan.workers..plan.workers_now).collect();
+    match surplus.as_slice() {
+        [] => {}
+        [slot] => lines.push(format!("  slot {slot} ends")),
+        slots => lines.push(format!("  slots {} end", ranges(slots))),
+    }
     let time = |millis| show_duration(Duration::from_millis(millis));
     if let Some(canary) = plan.canary {
         let stay = match plan.canary_time_ms {
@@ -67,16 +75,33 @@ fn text(name: &str, plan: &Plan) -> String {
             1 => "one at a time".to_owned(),
             several => format!("{several} at a time"),
         };
-        lines.push(format!("  then slots {}, {at_a_time}", ranges(rest)));
+        lines.push(match rest {
+            [slot] => format!("  then slot {slot}"),
+            _ => format!("  then slots {}, {at_a_time}", ranges(rest)),
+        });
     }
     lines.push(format!(
-        "  at most {} workers at the same time, besides those that finish their requests; {} and \
+        "  at most {} at the same time, besides those that finish their requests; {} and \
          what the workers need to start",
-        plan.most_workers,
+        counted(plan.most_workers as usize, "worker"),
         time(plan.least_ms)
     ));
     lines.push("nothing was changed".to_owned());
     lines.join("\n") + "\n"
+}
+
+/// Whether a key says what the units or the socket files are to be like: no reload changes these.
+fn of_the_unit(key: &str) -> bool {
+    const KEYS: [&str; 7] = [
+        "user",
+        "group",
+        "sandbox",
+        "autostart",
+        "socket_user",
+        "socket_group",
+        "socket_mode",
+    ];
+    KEYS.contains(&key)
 }
 
 /// `1 to 3, 7` for 1, 2, 3, 7.
@@ -110,5 +135,40 @@ mod tests {
         ] {
             assert_eq!(ranges(slots), text);
         }
+    }
+
+    #[test]
+    fn what_ends_and_what_no_reload_does() {
+        let change = |key: &str| json!({ "key": key, "from": "1", "to": "2", "origin": "default" });
+        let plan = |workers: u32, now: u32| {
+            let keys = [change("user"), change("batch"), change("autostart")];
+            let order: Vec<u32> = (0..workers).collect();
+            let plan = json!({
+                "from": 1, "generation": 2, "workers_now": now, "workers": workers,
+                "workers_source": "x", "canary": 0, "canary_time_ms": 0, "order": order,
+                "at_once": 1, "most_workers": workers + 1, "least_ms": 0, "warnings": [],
+                "changes": {
+                    "keys": keys, "files": [],
+                    "variables": { "added": [], "removed": [], "changed": [] },
+                },
+            });
+            text("web", &serde_json::from_value(plan).expect("a plan"))
+        };
+        let said = plan(1, 4);
+        for line in [
+            "  batch: 1 → 2\n",
+            "  not by a reload: user, autostart\n",
+            "  1 worker, now 4: x\n",
+            "  slots 1 to 3 end\n",
+            "  at most 2 workers at",
+        ] {
+            assert!(said.contains(line), "{line}: {said}");
+        }
+        assert!(!said.contains("user: 1"), "{said}");
+        let said = plan(2, 3);
+        assert!(
+            said.contains("  slot 2 ends\n  first slot 0\n  then slot 1\n"),
+            "{said}"
+        );
     }
 }

@@ -36,7 +36,7 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     let quiet = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
     let progress = |step: &str| {
         if !quiet {
-            eprintln!("{name} | {step}");
+            errln!("{name} | {step}");
         }
     };
     let answer = Client::connect(name)
@@ -45,9 +45,9 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     match answer {
         Ok(outcome) => {
             if json {
-                println!("{}", json!(outcome));
+                outln!("{}", json!(outcome));
             } else if !quiet {
-                println!("{name}: {}", outcome.message);
+                outln!("{name}: {}", outcome.message);
             }
             Ok(())
         }
@@ -60,12 +60,7 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
                     // same SIGTERM, which has another exit status.
                     std::thread::sleep(SIGTERM_LATE);
                 }
-                CallError::Refused(error) => {
-                    if json {
-                        println!("{}", json!(error));
-                    }
-                    show_last_lines(error, began);
-                }
+                CallError::Refused(error) => show_last_lines(error, began),
                 CallError::Broken(_) => {}
             }
             Err(error.into())
@@ -99,9 +94,9 @@ fn show_last_lines(error: &api::Error, since: SystemTime) {
     if lines.is_empty() {
         return;
     }
-    eprintln!("last lines of the worker of slot {slot} (pid {pid}):");
+    errln!("last lines of the worker of slot {slot} (pid {pid}):");
     for line in lines {
-        eprintln!("  | {line}");
+        errln!("  | {line}");
     }
 }
 
@@ -114,7 +109,7 @@ fn detach_on_signals(name: &str) -> Result<(), Fail> {
     let name = name.to_owned();
     std::thread::Builder::new().spawn(move || {
         let signal = mask.wait();
-        eprintln!(
+        errln!(
             "{name} | not waiting any longer; what has begun goes on: app-cluster status {name}"
         );
         std::process::exit(match signal {

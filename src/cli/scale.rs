@@ -12,9 +12,9 @@ use clap::Args;
 use std::str::FromStr;
 
 /// Where the number is kept until it is changed.
-const KEPT: DropIn = DropIn::Kept("50-scale.toml");
+pub const KEPT: DropIn = DropIn::Kept("50-scale.toml");
 /// Where it is kept until the next boot; read after the other.
-const RUNTIME: DropIn = DropIn::Runtime("51-scale.toml");
+pub const RUNTIME: DropIn = DropIn::Runtime("51-scale.toml");
 
 /// A number of workers, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub fn main(options: &Options) -> Result<(), Fail> {
                 Change::By(by) => (None, Some(by)),
             };
             let outcome: Outcome = client.call(&scale(workers, by, None, false))?;
-            println!("{name}: {}", outcome.message);
+            outln!("{name}: {}", outcome.message);
             Ok(())
         }
     }
@@ -110,7 +110,7 @@ fn keep(options: &Options, change: Change, now: u32, mut client: Client) -> Resu
     let file = drop_in.path(name).display().to_string();
     let call = scale(Some(workers), None, Some(file), false);
     let progress = |step: &str| {
-        eprintln!("{name} | {step}");
+        errln!("{name} | {step}");
         write();
     };
     let answer = client.call_with_progress::<Outcome>(&call, progress);
@@ -122,7 +122,7 @@ fn keep(options: &Options, change: Change, now: u32, mut client: Client) -> Resu
         written?;
         tell(name, drop_in, workers);
     }
-    println!("{name}: {}", answer?.message);
+    outln!("{name}: {}", answer?.message);
     Ok(())
 }
 
@@ -135,7 +135,7 @@ fn without_supervisor(options: &Options) -> Result<(), Fail> {
             settings::remove(name, KEPT)?,
             settings::remove(name, RUNTIME)?,
         ];
-        println!(
+        outln!(
             "{name}: {}",
             match was.contains(&true) {
                 true => "the number of the configuration file holds from the next start on",
@@ -150,7 +150,7 @@ fn without_supervisor(options: &Options) -> Result<(), Fail> {
     settings::writable(name, drop_in, &command_line(options))?;
     write_down(name, drop_in, workers)?;
     tell(name, drop_in, workers);
-    println!("{name}: {workers} workers from the next start on");
+    outln!("{name}: {workers} workers from the next start on");
     Ok(())
 }
 
@@ -170,7 +170,7 @@ fn reset(name: &str, mut client: Client) -> Result<(), Fail> {
             settings::put_back(name, drop_in, &text)?;
         }
     }
-    println!("{name}: {}", answer?.message);
+    outln!("{name}: {}", answer?.message);
     Ok(())
 }
 
@@ -231,13 +231,13 @@ fn tell(name: &str, drop_in: DropIn, workers: u32) {
     if config.source.drop_in("workers") != Some(own.as_str()) {
         let other = config.source.drop_in("workers").unwrap_or("the file");
         let says = config.workers;
-        eprintln!(
+        errln!(
             "{name} | note: {other} says workers = {says} over {own}: so it will be after a reload"
         );
     }
     let lines = config.slots_with_address();
     if config.spread().has_lines() && workers > lines {
-        eprintln!(
+        errln!(
             "{name} | note: there are {lines} sockets, so some workers share one; \
              `max_workers = {workers}` in {} and a restart of service and socket give each its own",
             config_file(name).display()

@@ -18,8 +18,8 @@ pub fn send(target: &Target, message: &str, json: bool) -> Result<(), Fail> {
     let call = Call::Send { slot, message };
     let outcome: Outcome = Client::connect(&target.name)?.call(&call)?;
     match json {
-        true => println!("{}", serde_json::to_string(&outcome).unwrap_or_default()),
-        false => println!("{}: {}", target.name, outcome.message),
+        true => outln!("{}", serde_json::to_string(&outcome).unwrap_or_default()),
+        false => outln!("{}: {}", target.name, outcome.message),
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ pub fn messages(target: &Target) -> Result<(), Fail> {
     let each = |reply: &str| {
         if !begun {
             begun = true;
-            eprintln!("{} | messages from now on", target.name);
+            errln!("{} | messages from now on", target.name);
             return true;
         }
         let mut out = io::stdout().lock();
@@ -74,7 +74,7 @@ pub fn messages(target: &Target) -> Result<(), Fail> {
     };
     let ended = Client::connect(&target.name)?.stream(&call, each)?;
     if ended {
-        eprintln!("{} | the app has ended", target.name);
+        errln!("{} | the app has ended", target.name);
     }
     Ok(())
 }

@@ -4,9 +4,9 @@
 use super::{CONFIG_DIRECTORY, Fail, Status, config_file};
 use crate::config::{ConfigError, drop_in_directory};
 use nix::unistd::{AccessFlags, Gid, eaccess};
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Where drop-ins are that a boot takes away.
@@ -69,7 +69,7 @@ pub fn may_write(directory: &Path, arguments: &str) -> Result<(), Fail> {
 pub fn write(name: &str, drop_in: DropIn, text: &str) -> Result<(), Fail> {
     let path = drop_in.path(name);
     let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory).map_err(|error| cannot("make", directory, &error))?;
+    open_directory(directory).map_err(|error| cannot("make", directory, &error))?;
     // A name that nobody reads as a drop-in.
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let new = directory.join(format!(".{file}.{}", std::process::id()));
@@ -78,6 +78,21 @@ pub fn write(name: &str, drop_in: DropIn, text: &str) -> Result<(), Fail> {
         let _ = fs::remove_file(&new);
         cannot("write", &path, &error)
     })
+}
+
+/// Makes the directory of drop-ins, and that of all of them, unless it is there: readable for
+/// the app's user whatever the umask.
+fn open_directory(directory: &Path) -> io::Result<()> {
+    let mut above: Vec<&Path> = directory.ancestors().take(2).collect();
+    above.reverse();
+    for one in above {
+        match DirBuilder::new().mode(0o700).create(one) {
+            Ok(()) => fs::set_permissions(one, fs::Permissions::from_mode(0o755))?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Makes the file `path`, which must not be there, and leaves nothing if that fails. Only
@@ -156,14 +171,35 @@ pub fn cannot(what: &str, path: &Path, error: &io::Error) -> Fail {
 
 /// A configuration that cannot be used, where it has to be.
 pub fn bad_config(error: ConfigError) -> Fail {
-    let text = format!("the configuration cannot be used:\n{error}");
-    Fail::new(Status::Failed, text)
+    let message = format!("the configuration cannot be used:\n{error}");
+    Fail {
+        answer: Some(serde_json::json!(crate::api::Error::ConfigInvalid {
+            message: message.clone()
+        })),
+        ..Fail::new(Status::Failed, message)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn directories_that_the_app_can_read() {
+        let home = tempfile::tempdir().expect("a directory");
+        let directory = home.path().join("app-cluster/web.toml.d");
+        let mode = |path: &Path| fs::metadata(path).expect("made").permissions().mode() & 0o777;
+        open_directory(&directory).expect("mkdir");
+        assert_eq!(
+            (mode(&directory), mode(&home.path().join("app-cluster"))),
+            (0o755, 0o755)
+        );
+        // One that is there is its owner's.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o750)).expect("chmod");
+        open_directory(&directory).expect("it is there");
+        assert_eq!(mode(&directory), 0o750);
+    }
 
     #[test]
     fn who_may_read_a_new_file() {

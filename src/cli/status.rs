@@ -21,16 +21,16 @@ pub fn main(name: &str, json: bool, ready: bool) -> Result<(), Fail> {
     let reply: Reply = Client::connect(name)?.call(&Call::GetStatus {})?;
     if json {
         let text = serde_json::to_string_pretty(&reply.status).unwrap_or_default();
-        println!("{text}");
+        outln!("{text}");
     } else if !ready {
-        print!("{}", render(&reply.status, Style::for_stdout().colour));
+        out!("{}", render(&reply.status, Style::for_stdout().colour));
     }
     if !ready {
         return Ok(());
     }
-    let said = readiness(&reply.status)?;
+    let said = readiness(&reply.status).map_err(Fail::printed)?;
     if !json {
-        println!("{said}");
+        outln!("{said}");
     }
     Ok(())
 }

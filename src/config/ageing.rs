@@ -25,12 +25,22 @@ fn max_memory(value: &Value<'_>) -> Read<Option<u64>> {
     };
     let bytes = units::size(text).map_err(|why| Problem::at(value, why))?;
     if bytes < LEAST_MEMORY {
-        let problem = Problem::at(value, format!("no worker runs in {bytes} bytes"));
-        let hint = format!("write a unit: \"{bytes}M\"");
-        return Err(match bytes {
-            0 => problem.hint("leave `max_memory` out for no limit").into(),
-            _ => problem.hint(hint).into(),
-        });
+        let has_unit = text.contains(|c: char| c.is_ascii_alphabetic());
+        let (message, hint) = match bytes {
+            0 => (
+                "no worker runs in 0 bytes".to_owned(),
+                "leave `max_memory` out for no limit".to_owned(),
+            ),
+            _ if has_unit => (
+                "a limit below 1M is not possible".to_owned(),
+                "write such as \"512M\"".to_owned(),
+            ),
+            _ => (
+                format!("no worker runs in {bytes} bytes"),
+                format!("write a unit: \"{bytes}M\""),
+            ),
+        };
+        return Err(Problem::at(value, message).hint(hint).into());
     }
     Ok(Some(bytes))
 }
@@ -52,6 +62,17 @@ mod tests {
     fn read(line: &str) -> Result<Config, String> {
         let text = format!("command = \"x\"\n{line}\n");
         Config::parse(&text, "web.toml").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sizes_that_are_too_small() {
+        let told = |line: &str| read(line).expect_err(line);
+        let small = told("max_memory = \"512KiB\"");
+        assert!(
+            small.contains("below 1M") && small.contains("such as \"512M\""),
+            "{small}"
+        );
+        assert!(told("max_memory = 512").contains("write a unit: \"512M\""));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster check`: what is wrong or doubtful before anything is started.
 
-use super::diagnostic::{Diagnostic, Severity};
+use super::diagnostic::{Diagnostic, Position, Severity};
+use super::toml_reader::ABOVE;
 use super::{Config, Cpus, Launch};
 use crate::core::Ready;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub fn check(config: &Config, base: impl IntoIterator<Item = (String, String)>) 
 /// Only these warnings.
 pub fn doubts(config: &Config) -> Vec<Diagnostic> {
     let mut doubtful = warnings(config, &Cpus::detect());
+    doubtful.extend(misplaced(config));
     doubtful.sort_by_key(|d| d.position.line);
     doubtful
 }
@@ -85,6 +87,30 @@ fn warnings(config: &Config, cpus: &Cpus) -> Vec<Diagnostic> {
         );
     }
     found
+}
+
+/// Warnings about variables that look like keys which were written in the wrong place.
+fn misplaced(config: &Config) -> Vec<Diagnostic> {
+    let source = &config.source;
+    let warning = |name: &String| {
+        let message = format!(
+            "`{name}` is a key of the app, and stands under `[environment]`: it sets a variable"
+        );
+        let hint = Some(ABOVE.to_owned());
+        let key = format!("environment.{name}");
+        let found = source.diagnostic(Severity::Warning, &key, message, hint);
+        Diagnostic {
+            position: Position {
+                column: 1,
+                width: name.len(),
+                // Nobody is to see the value.
+                text: format!("{name} = ..."),
+                ..found.position
+            },
+            ..found
+        }
+    };
+    source.like_keys.iter().map(warning).collect()
 }
 
 /// The launcher that `command` starts the real program with, if it does.

@@ -20,18 +20,20 @@ pub(super) fn read(value: &Value<'_>) -> Read<Option<Companion>> {
         return Err(expected(value, &format!("a table, such as {example}")).into());
     };
     let mut found = None;
+    let mut wrong = Vec::new();
     for (name, value) in table {
-        match name.get_ref().as_ref() {
-            "command" => found = Some(command(value)?),
-            other => {
-                let shown: String = other.chars().take(64).collect();
-                let message = format!("unknown key `companion.{}`", shown.escape_debug());
-                let hint = "there is `companion.command`";
-                return Err(Problem::at(value, message).hint(hint).into());
-            }
+        if name.get_ref() != "command" {
+            let unknown = Problem::unknown_key("companion", name);
+            wrong.push(unknown.hint("there is `companion.command`"));
+            continue;
+        }
+        match command(value) {
+            Ok(command) => found = Some(command),
+            Err(problems) => wrong.extend(problems),
         }
     }
     match found {
+        _ if !wrong.is_empty() => Err(wrong),
         Some(command) => Ok(Some(Companion { command })),
         None => Err(Problem::at(value, "the companion has no `command`")
             .hint(format!("companion = {example}"))

@@ -2,7 +2,7 @@
 //! What is wrong with a configuration, where, and what to do about it.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -194,6 +194,8 @@ pub struct Source {
     /// Place of the value of each key that was given; of several the one that holds. The
     /// variables of `environment` and the keys of a section have one each, `node.preload`.
     pub places: BTreeMap<String, Place>,
+    /// Variables that have the name of a key, and stand under a line `[environment]`.
+    pub like_keys: BTreeSet<String>,
 }
 
 impl Source {

@@ -37,7 +37,7 @@ pub struct KeyChange {
     pub from: String,
     /// As it is written now.
     pub to: String,
-    /// `FILE:LINE` of that, or `default`.
+    /// `FILE:LINE` of that, `default`, or after a rollback `as in generation N`.
     pub origin: String,
 }
 
@@ -152,6 +152,16 @@ impl Changes {
             variables: variables(&old_launch.environment, &new_launch.environment),
             files: files(old_seen, new_seen),
         }
+    }
+
+    /// The same, where the new values are those of an older `generation`: the files that they
+    /// came from may say something else now.
+    pub fn as_in(mut self, generation: u64) -> Changes {
+        let values = self.keys.iter_mut();
+        for change in values.filter(|change| change.origin != "default") {
+            change.origin = format!("as in generation {generation}");
+        }
+        self
     }
 
     /// Whether there are none.
@@ -353,6 +363,15 @@ mod tests {
                 "variables added: C",
                 "variables removed: B",
                 "variables changed: A",
+            ]
+        );
+        let changes = Changes::between((&old.0, &old.1, &old.2), (&new.0, &new.1, &new.2));
+        let told = changes.as_in(3).lines();
+        assert_eq!(
+            told[..2],
+            [
+                "listen: not set → \"8080\" (as in generation 3)",
+                "workers: 2 → \"max\"",
             ]
         );
     }

@@ -112,6 +112,13 @@ fn unopened(path: &Path, error: &io::Error) -> ReadError {
     }
 }
 
+/// The link on the way to `path` that leads nowhere, if that is why it is not there.
+pub(super) fn dangling(path: &Path) -> Option<&Path> {
+    let parts: Vec<&Path> = path.ancestors().collect();
+    let mut parts = parts.into_iter().rev();
+    parts.find(|part| part.is_symlink() && !part.exists())
+}
+
 /// Why `path` is not there: which part of it is missing, or which link leads nowhere.
 pub(super) fn missing_because(path: &Path) -> String {
     let parts: Vec<&Path> = path.ancestors().collect();

@@ -5,6 +5,7 @@ use super::diagnostic::{ConfigError, Diagnostic};
 use super::{Config, file};
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -26,22 +27,40 @@ pub fn drop_in_directory(directory: &Path, file: &Path) -> PathBuf {
     directory.join(name)
 }
 
+/// Whether `file` is that of an app: in /etc/app-cluster, however its path is written.
+pub fn is_of_an_app(file: &Path) -> bool {
+    let beside = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    DIRECTORIES.last().is_some_and(|etc| {
+        let etc = Path::new(etc);
+        beside == etc || real(beside).is_some_and(|beside| Some(beside) == real(etc))
+    })
+}
+
 /// The drop-ins for the configuration `file`, in the order in which they are to be read:
 /// by name. Of several of one name the one in the most important directory counts. For a file
 /// that is not in /etc/app-cluster only the directory beside it is looked at.
-pub(super) fn drop_ins(file: &Path) -> Vec<PathBuf> {
-    let beside = file.parent().unwrap_or(Path::new("."));
-    let directories = match DIRECTORIES.last() {
-        Some(etc) if beside == Path::new(etc) => DIRECTORIES.map(PathBuf::from).to_vec(),
-        _ => vec![beside.to_owned()],
+///
+/// # Errors
+/// A directory is there and cannot be read: what its drop-ins say is not known.
+fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let directories = match is_of_an_app(file) {
+        true => DIRECTORIES.map(PathBuf::from).to_vec(),
+        false => vec![file.parent().unwrap_or(Path::new(".")).to_owned()],
     };
     let mut found = BTreeMap::new();
     for directory in directories {
-        let entries = std::fs::read_dir(drop_in_directory(&directory, file));
-        for entry in entries.into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if name.to_str().is_some_and(is_drop_in) {
-                found.insert(name, entry.path());
+        let directory = drop_in_directory(&directory, file);
+        let paths = entries(&directory).map_err(|error| unreadable(&directory, &error))?;
+        for path in paths {
+            if let Some(name) = path
+                .file_name()
+                .filter(|n| n.to_str().is_some_and(is_drop_in))
+            {
+                found.insert(name.to_owned(), path);
             }
         }
     }
@@ -51,11 +70,40 @@ pub(super) fn drop_ins(file: &Path) -> Vec<PathBuf> {
         let found = std::fs::metadata(path);
         found.is_ok_and(|at| at.file_type().is_char_device() && Some(at.rdev()) == null)
     };
-    found
-        .into_values()
-        .filter(|p| !masked(p))
-        .take(MOST)
-        .collect()
+    let found: Vec<PathBuf> = found.into_values().filter(|p| !masked(p)).collect();
+    match found.len() > MOST {
+        true => {
+            let message = format!("there are more than {MOST} drop-ins");
+            let hint = Some("join some".to_owned());
+            Err(Diagnostic::file(&file.display().to_string(), message, hint).into())
+        }
+        false => Ok(found),
+    }
+}
+
+/// What is in `directory`; nothing if it is not there.
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn unreadable(directory: &Path, error: &io::Error) -> ConfigError {
+    let shown = directory.display().to_string();
+    let (why, hint) = match error.kind() {
+        ErrorKind::PermissionDenied => (
+            "permission denied".to_owned(),
+            Some(format!("chmod 755 {shown}")),
+        ),
+        ErrorKind::NotADirectory => (
+            "it is no directory".to_owned(),
+            Some("remove it, or make a directory of it".to_owned()),
+        ),
+        _ => (error.to_string(), None),
+    };
+    Diagnostic::file(&shown, format!("`{shown}` cannot be read: {why}"), hint).into()
 }
 
 /// Checks that nobody but root can change the `drop_in` of an app: root's units are made
@@ -114,10 +162,17 @@ impl Config {
             found
         })?;
         let mut all = vec![(text, origin)];
-        for path in drop_ins(path) {
+        for path in drop_ins(path)? {
             check_owner(&path)?;
             let origin = path.display().to_string();
-            let text = file::read(&path).map_err(|error| error.diagnostic(&origin))?;
+            let text = file::read(&path).map_err(|error| {
+                let missing = error.missing;
+                let mut found = error.diagnostic(&origin);
+                if missing && found.hint.is_none() {
+                    found.hint = Some("correct the link, or remove it".into());
+                }
+                found
+            })?;
             all.push((text, origin));
         }
         Ok(all)
@@ -130,7 +185,7 @@ fn is_drop_in(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, check_owner, only_of};
+    use super::{Config, check_owner, is_of_an_app, only_of, unreadable};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::fs::symlink;
@@ -171,6 +226,55 @@ mod tests {
         fs::write(drop_in.join("40-c.toml"), "\nwrokers = 1").unwrap();
         let error = Config::load(&file).unwrap_err().to_string();
         assert!(error.contains("web.toml.d/40-c.toml:2:1"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_listed_is_no_empty_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("web.toml");
+        fs::write(&file, "command = \"true\"").unwrap();
+        assert!(Config::load(&file).is_ok(), "no directory is no error");
+        let directory = dir.path().join("web.toml.d");
+        fs::create_dir(&directory).unwrap();
+        symlink("gone", directory.join("1.toml")).unwrap();
+        let why = Config::load(&file).unwrap_err().to_string();
+        assert!(why.contains("correct the link, or remove it"), "{why}");
+        fs::remove_file(directory.join("1.toml")).unwrap();
+        // None is left out in silence.
+        for n in 0..=super::MOST {
+            assert!(Config::load(&file).is_ok(), "{n} drop-ins");
+            fs::write(directory.join(format!("{n:03}.toml")), "workers = 2").unwrap();
+        }
+        let why = Config::load(&file).unwrap_err().to_string();
+        assert!(why.contains("more than 100 drop-ins"), "{why}");
+        fs::remove_dir_all(&directory).unwrap();
+        // Root may read everything: a file in its place fails for everybody.
+        fs::write(dir.path().join("web.toml.d"), "").unwrap();
+        let why = Config::load(&file).unwrap_err().to_string();
+        assert!(
+            why.contains("web.toml.d` cannot be read: it is no"),
+            "{why}"
+        );
+        let denied = std::io::ErrorKind::PermissionDenied.into();
+        let why = unreadable(Path::new("/x/web.toml.d"), &denied).to_string();
+        assert!(why.contains("permission denied") && why.contains("chmod 755 /x/web.toml.d"));
+    }
+
+    #[test]
+    fn files_of_apps() {
+        for (file, is) in [
+            ("/etc/app-cluster/web.toml", true),
+            ("/srv/etc/app-cluster/web.toml", false),
+            ("web.toml", false),
+        ] {
+            assert_eq!(is_of_an_app(Path::new(file)), is, "{file}");
+        }
+        // The same directory by another way, where it is there.
+        let file = "/etc/../etc/app-cluster/web.toml";
+        assert_eq!(
+            is_of_an_app(Path::new(file)),
+            Path::new("/etc/app-cluster").exists()
+        );
     }
 
     #[test]

@@ -69,20 +69,23 @@ pub(super) fn read(value: &Value<'_>) -> Read<Option<HealthCheck>> {
     let mut questions = Vec::new();
     let (mut interval, mut timeout) = (Duration::from_secs(5), Duration::from_secs(2));
     let mut failures = 3;
+    let mut wrong = Vec::new();
     for (name, value) in table {
-        match name.get_ref().as_ref() {
-            "http" => questions.push(Question::Http(path(value)?)),
-            "exec" => questions.push(Question::Exec(command(value)?)),
-            "interval" => interval = at_least(value)?,
-            "timeout" => timeout = at_least(value)?,
-            "failures" => failures = integer(value, 1, MOST_FAILURES)?,
-            other => {
-                let shown: String = other.chars().take(64).collect();
-                let message = format!("unknown key `health.{}`", shown.escape_debug());
+        let read = match name.get_ref().as_ref() {
+            "http" => path(value).map(|path| questions.push(Question::Http(path))),
+            "exec" => command(value).map(|words| questions.push(Question::Exec(words))),
+            "interval" => at_least(value).map(|said| interval = said),
+            "timeout" => at_least(value).map(|said| timeout = said),
+            "failures" => integer(value, 1, MOST_FAILURES).map(|said| failures = said),
+            _ => {
                 let hint = "there are `http` or `exec`, and `interval`, `timeout`, `failures`";
-                return Err(Problem::at(value, message).hint(hint).into());
+                Err(Problem::unknown_key("health", name).hint(hint).into())
             }
-        }
+        };
+        wrong.extend(read.err().into_iter().flatten());
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
     }
     let mut questions = questions.into_iter();
     match (questions.next(), questions.next()) {

@@ -89,11 +89,13 @@ const fn not_yet(name: &'static str, meanwhile: &'static str, summary: &'static 
 }
 
 const ACCOUNT: Kind = Kind::Any(&[
-    Kind::Pattern("^[A-Za-z0-9_][A-Za-z0-9_.-]*$", "www-data"),
+    Kind::Pattern("^([0-9]+|[A-Za-z_][A-Za-z0-9_.-]{0,31})$", "www-data"),
     Kind::Integer(0, u32::MAX - 1),
 ]);
+/// A path, or a port up to 65535 with or without an address.
+const LISTENS: &str = r"^(unix:/(.*[^/])|(([0-9]{1,3}\.){3}[0-9]{1,3}:|\[[0-9A-Fa-f:.]+(%[0-9]+)?\]:)?0*(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5]?[0-9]{1,4}))$";
 const ADDRESS: Kind = Kind::Any(&[
-    Kind::Pattern("^(unix:/.+|(.*:)?[0-9]+)$", "127.0.0.1:3000"),
+    Kind::Pattern(LISTENS, "127.0.0.1:3000"),
     Kind::Integer(0, 65_535),
 ]);
 const LISTEN: &[Kind] = &[ADDRESS, Kind::List(&ADDRESS), Kind::Named(&ADDRESS)];
@@ -120,16 +122,33 @@ const HEALTH: &[Kind] = &[
 ];
 const COMPANION: &[Key] = &[key("command", "", "the program and its arguments").is(Kind::Command)];
 
+/// [`MAX_WORKERS`] at most; -1 is one fewer than there are CPUs.
+const WORKERS: &[Kind] = &[
+    Kind::Integer(1, MAX_WORKERS),
+    Kind::Exactly(-1),
+    Kind::Pattern("^(max|-1|0*([1-9][0-9]{0,2}|10[01][0-9]|102[0-4]))$", "max"),
+];
+/// Not SIGKILL (9) and SIGSTOP (19), which no program can act on.
+const SIGNAL: &[Kind] = &[
+    Kind::Pattern(
+        r"^(?!([Ss][Ii][Gg])?([Kk][Ii][Ll][Ll]|[Ss][Tt][Oo][Pp])$)(?!0*(9|19)$)[A-Za-z0-9]+$",
+        "SIGTERM",
+    ),
+    Kind::Integer(1, 8),
+    Kind::Integer(10, 18),
+    Kind::Integer(20, 31),
+];
+
 /// All keys, in the order of app-cluster.toml(5).
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key("command", "", "the program and its arguments").is(Kind::Command),
     key("directory", "\"/\"", "working directory").is(Kind::Path),
     key("environment", "{}", "variables for the workers").is(Kind::Variables),
-    key("environment_files", "[]", "files with such variables").is(Kind::List(&Kind::Text)),
+    key("environment_files", "[]", "files with such variables").is(Kind::List(&Kind::Pattern("^(-.|[^-])", "/etc/default/web"))),
     key("listen", "", "addresses to listen on").is(Kind::Any(LISTEN)),
     key("slot_listen", "", "an extra address for each slot").is(Kind::Pattern(r"\{slot(:0[0-4])?\}", "127.0.0.1:31{slot:02}")),
-    key("workers", "\"max\"", "number of workers").is(Kind::Any(&[Kind::Integer(1, MAX_WORKERS), Kind::Pattern("^(max|-1|[0-9]+)$", "max")])),
+    key("workers", "\"max\"", "number of workers").is(Kind::Any(WORKERS)),
     key("cpu_affinity", "\"none\"", "whether each worker is kept on one CPU").is(Kind::Word(&["none", "spread"])),
     key("protocol", "\"auto\"", "how a worker is given its sockets").is(Kind::Word(&["auto", "listen-fds", "node"])),
     key("max_workers", "", "most workers with a socket each").is(Kind::Integer(1, MAX_LINES)),
@@ -145,7 +164,7 @@ pub const KEYS: &[Key] = &[
     key("ready", "\"auto\"", "how a worker shows that it can serve").is(Kind::Any(READY)),
     key("start_timeout", "\"30s\"", "longest time from start to ready").is(Kind::Duration),
     key("drain_timeout", "\"30s\"", "longest time from the stop signal to the end").is(Kind::Duration),
-    key("stop_signal", "\"SIGTERM\"", "signal that asks a worker to finish").is(Kind::Any(&[Kind::Pattern("^[A-Za-z0-9]+$", "SIGTERM"), Kind::Integer(1, 31)])),
+    key("stop_signal", "\"SIGTERM\"", "signal that asks a worker to finish").is(Kind::Any(SIGNAL)),
     key("stop_message", "", "message that asks a Node worker to finish").is(Kind::Text),
     key("blocked_timeout", "\"1s\"", "when a Node worker counts as blocked").is(Kind::Duration),
     key("hung_timeout", "\"30s\"", "when a Node worker is replaced that does not answer").is(Kind::Duration),
@@ -163,7 +182,7 @@ pub const KEYS: &[Key] = &[
     key("max_memory", "", "memory with which a worker is replaced").is(Kind::Size),
     key("max_lifetime", "", "age at which a worker is replaced").is(Kind::Duration),
     key("canary_time", "\"1s\"", "how long the first new worker must stay ready").is(Kind::Duration),
-    key("batch", "1", "workers replaced at a time in a reload").is(Kind::Any(&[Kind::Integer(1, MAX_WORKERS), Kind::Pattern("^(100|[1-9][0-9]?)%$", "25%")])),
+    key("batch", "1", "workers replaced at a time in a reload").is(Kind::Any(&[Kind::Integer(1, MAX_WORKERS), Kind::Pattern("^0*(100|[1-9][0-9]?)%$", "25%")])),
     key("min_ready_time", "\"0\"", "how long each further new worker must stay ready").is(Kind::Duration),
     key("max_draining", "", "how many old workers may drain at once in a reload").is(Kind::Integer(1, MAX_WORKERS)),
     key("on_failure", "\"rollback\"", "what a failed reload does with the new workers").is(Kind::Word(&["rollback", "hold"])),
@@ -182,6 +201,11 @@ pub fn sections() -> String {
 /// The key called `name`.
 pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key called `name`, if it is read.
+pub fn implemented(name: &str) -> Option<&'static Key> {
+    find(name).filter(|key| key.status == Status::Implemented)
 }
 
 /// Names of other tools for what one of our keys does.

@@ -269,10 +269,16 @@ fn usable_directory(directory: &Path) -> Result<(), (String, Option<String>)> {
     };
     match std::fs::metadata(directory) {
         Err(error) => Err(match error.kind() {
-            ErrorKind::NotFound => plain(format!(
-                "directory `{shown}`: {}",
-                file::missing_because(directory)
-            )),
+            ErrorKind::NotFound => {
+                let why = file::missing_because(directory);
+                let (why, hint) = plain(format!("directory `{shown}`: {why}"));
+                let link = file::dangling(directory);
+                let point = |link: &Path| {
+                    let link = link.display();
+                    format!("point the link at a release that is there: ln -sfn releases/N {link}")
+                };
+                (why, link.map(point).or(hint))
+            }
             ErrorKind::PermissionDenied => denied(),
             _ => plain(format!("directory `{shown}`: {error}")),
         }),
@@ -358,11 +364,24 @@ fn executable(program: &Path) -> Result<(), (String, Option<String>)> {
         )),
         Ok(_) if eaccess(program, AccessFlags::X_OK).is_err() => Err((
             "exists but is not executable".into(),
-            Some(format!(
-                "chmod +x {0}, or name its interpreter first: [\"node\", \"{0}\"]",
-                program.display()
-            )),
+            Some(runnable(program)),
         )),
         Ok(_) => Ok(()),
     }
+}
+
+/// What helps with a file that is not executable.
+fn runnable(program: &Path) -> String {
+    let shown = program.display();
+    let interpreter = match program.extension().and_then(|ending| ending.to_str()) {
+        Some("js" | "mjs" | "cjs") => "node",
+        Some("ts" | "mts") => "tsx",
+        Some("py") => "python3",
+        Some("rb") => "ruby",
+        Some("sh") => "sh",
+        Some("pl") => "perl",
+        Some("php") => "php",
+        _ => return format!("chmod +x {shown}"),
+    };
+    format!("chmod +x {shown}, or name its interpreter first: [\"{interpreter}\", \"{shown}\"]")
 }

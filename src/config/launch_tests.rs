@@ -99,7 +99,7 @@ fn launch_errors() {
       |
     1 | command = ["./plain"]
       |           ^^^^^^^^^^^
-      = help: chmod +x DIR/current/plain, or name its interpreter first: ["node", "DIR/current/plain"]
+      = help: chmod +x DIR/current/plain
     "#);
     assert_snapshot!(show("command = [\"./x\"]\ndirectory = \"DIR/gone\""), @r#"
     error: directory `DIR/gone`: no such file or directory
@@ -124,7 +124,7 @@ fn launch_errors() {
       |
     2 | directory = "DIR/current"
       |             ^^^^^^^^^^^^^^^^^^^^^^^^^
-      = help: make it, or correct `directory`
+      = help: point the link at a release that is there: ln -sfn releases/N DIR/current
     "#);
 }
 

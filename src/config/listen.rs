@@ -92,7 +92,8 @@ fn unix(path: &str) -> Result<ListenAddress, String> {
         Err("abstract unix sockets are not yet supported: use a path".into())
     } else if !path.starts_with('/') || path.ends_with('/') {
         Err(format!(
-            "`unix:{path}`: write the absolute path of the socket, such as \"unix:/run/web.sock\""
+            "`unix:{path}` has no absolute path: write that of the socket, such as \
+             \"unix:/run/web.sock\""
         ))
     } else if path.len() > UNIX_PATH {
         Err(format!(
@@ -114,13 +115,16 @@ fn explain(text: &str) -> String {
             format!("`{text}` is a URL: write address and port only, such as \"0.0.0.0:80\"")
         }
         Some(("" | "*", number)) if port(number) => {
-            format!("`{text}`: write \"{number}\" for port {number} on every address")
+            format!("`{text}` is no address: write \"{number}\" for port {number} on every address")
         }
         Some(("localhost", number)) if port(number) => format!(
             "`{text}`: names are not looked up, write \"127.0.0.1:{number}\" or \"[::1]:{number}\""
         ),
         Some((host, number)) if port(number) && host.contains(':') => {
-            format!("`{text}`: write an IPv6 address in brackets, such as \"[::1]:{number}\"")
+            format!(
+                "`{text}` is no address: write an IPv6 address in brackets, such as \
+                 \"[::1]:{number}\""
+            )
         }
         Some((_, number)) if port(number) => format!(
             "`{text}`: names are not looked up, write an IP address, such as \"127.0.0.1:{number}\""

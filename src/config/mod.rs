@@ -48,6 +48,8 @@ mod property_tests;
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]
+mod section_tests;
+#[cfg(test)]
 mod tests;
 
 pub use accounts::missing_accounts;
@@ -58,7 +60,7 @@ pub use cpus::Cpus;
 pub use diagnostic::{ConfigError, Diagnostic, Place, Position, Severity, Source};
 pub use diff::{Changes, FileChange, KeyChange, Seen, VariableChanges};
 pub use file::current_directory;
-pub use fragments::drop_in_directory;
+pub use fragments::{drop_in_directory, is_of_an_app};
 pub use health::{HealthCheck, Question};
 pub use keys::{KEYS, Key, Status};
 pub use kind::Kind;

@@ -191,19 +191,27 @@ fn settings(value: &Value<'_>, before: NodeSettings) -> Read<NodeSettings> {
         return Err(expected(value, "a table, such as { preload = false }").into());
     };
     let mut found = before;
+    let mut wrong = Vec::new();
     for (name, value) in table {
-        match name.get_ref().as_ref() {
-            "preload" => found.preload = boolean(value)?,
-            "strict_ports" => found.strict_ports = boolean(value)?,
-            other => {
-                let shown: String = other.chars().take(64).collect();
-                let message = format!("unknown key `node.{}`", shown.escape_debug());
+        let target = match name.get_ref().as_ref() {
+            "preload" => &mut found.preload,
+            "strict_ports" => &mut found.strict_ports,
+            _ => {
                 let hint = "there are `node.preload` and `node.strict_ports`";
-                return Err(Problem::at(value, message).hint(hint).into());
+                wrong.push(Problem::unknown_key("node", name).hint(hint));
+                continue;
             }
+        };
+        match boolean(value) {
+            Ok(said) => *target = said,
+            Err(problems) => wrong.extend(problems),
         }
     }
-    Ok(found)
+    if wrong.is_empty() {
+        Ok(found)
+    } else {
+        Err(wrong)
+    }
 }
 
 #[cfg(test)]

@@ -8,14 +8,13 @@ use serde_json::{Map, Value, json};
 pub const SCHEMA_FILE: &str = "/usr/share/app-cluster/app-cluster.toml.schema.json";
 
 /// JSON Schema (draft 2020-12) of a configuration file: every key that is read, with its
-/// default and one line of explanation.
+/// default and one line of explanation. None is required: a drop-in has but some.
 pub fn schema() -> Value {
     let mut schema = table(KEYS);
     let head = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": concat!(env!("CARGO_PKG_HOMEPAGE"), "/app-cluster.toml.schema.json"),
         "title": "Configuration of an app run by app-cluster, see app-cluster.toml(5)",
-        "required": ["command"],
     });
     if let (Some(schema), Value::Object(head)) = (schema.as_object_mut(), head) {
         schema.extend(head);

@@ -56,7 +56,10 @@ fn fits(schema: &serde_json::Value, value: &serde_json::Value) -> bool {
     let listed = |words: &Vec<serde_json::Value>| words.contains(value);
     let items = value.as_array().into_iter().flatten();
     let entries = value.as_object().into_iter().flatten();
+    let required = schema["required"].as_array().into_iter().flatten();
+    let has = |name: &serde_json::Value| value.get(name.as_str().unwrap_or_default()).is_some();
     of_type
+        && required.clone().all(has)
         && !beyond("minimum", -1.0)
         && !beyond("maximum", 1.0)
         && schema["enum"].as_array().is_none_or(listed)
@@ -92,11 +95,15 @@ fn samples(kind: &Kind) -> (Vec<String>, Vec<String>) {
                 wrong.chain(texts(&["true"])).collect(),
             )
         }
+        Kind::Exactly(number) => (vec![number.to_string()], Vec::new()),
         Kind::Duration => (
             texts(&["\"30s\"", "\"1min 30s\"", "5", "1.5"]),
             texts(&["true", "-1", "[]"]),
         ),
-        Kind::Size => (texts(&["\"512M\"", "\"2G\"", "1048576"]), texts(&["true"])),
+        Kind::Size => (
+            texts(&["\"512M\"", "\"2G\"", "1048576"]),
+            texts(&["true", "5"]),
+        ),
         Kind::Mode => (texts(&["\"0660\"", "0o660"]), texts(&["true", "0o1000"])),
         Kind::Word(words) => (
             words.iter().map(|word| format!("\"{word}\"")).collect(),
@@ -122,7 +129,7 @@ fn samples(kind: &Kind) -> (Vec<String>, Vec<String>) {
             texts(&["{ NAME = \"value\" }", "{}"]),
             texts(&["{ NAME = 1 }", "true"]),
         ),
-        Kind::Table(_) => (Vec::new(), texts(&["true", "{ no_such_key = 1 }"])),
+        Kind::Table(_) => (Vec::new(), texts(&["true", "{ no_such_key = 1 }", "{}"])),
         Kind::Section(keys) => {
             let entry = |key: &Key| {
                 let (good, _) = samples(&key.kind);
@@ -171,6 +178,39 @@ fn the_schema_takes_what_is_read_and_nothing_else() {
             let value = json_value(&value).unwrap();
             assert!(!fits(of_key, &value), "{} = {value}: {of_key}", key.name);
         }
+    }
+}
+
+/// What the patterns leave to the reader, and what they must not: there is no engine for them
+/// here, so these are the values that they were made for.
+#[test]
+fn what_patterns_stand_for_is_read_so() {
+    let read = |line: &str| single_keys(&format!("command = \"node x\"\n{line}\n")).is_ok();
+    for good in [
+        "workers = -1",
+        "workers = \"007\"",
+        "drain_timeout = \"5 5s\"",
+        "batch = \"050%\"",
+        "environment_files = [\"-/etc/x\"]",
+        "listen = \"[fe80::1%3]:080\"",
+    ] {
+        assert!(read(good), "{good}");
+    }
+    for bad in [
+        "workers = -2",
+        "workers = \"0\"",
+        "workers = \"1025\"",
+        "stop_signal = 9",
+        "stop_signal = \"SIGSTOP\"",
+        "socket_mode = \"7777\"",
+        "listen = \"localhost:3000\"",
+        "listen = \":80\"",
+        "listen = \"65536\"",
+        "user = \"12abc\"",
+        "environment_files = [\"\"]",
+        "environment_files = [\"-\"]",
+    ] {
+        assert!(!read(bad), "{bad}");
     }
 }
 

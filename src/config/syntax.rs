@@ -20,7 +20,7 @@ const HINTS: &[(&str, &str, &str)] = &[
     ),
     ("unclosed", "", "close what was opened: a quote, `]` or `}`"),
     (
-        "no value",
+        NO_VALUE,
         "there is no `=` after the name",
         "write NAME = VALUE",
     ),
@@ -48,6 +48,8 @@ const HINTS: &[(&str, &str, &str)] = &[
         "end it with the quote that it begins with, on the same line",
     ),
 ];
+/// Of a name alone.
+const NO_VALUE: &str = "no value";
 /// Against all others.
 const OTHERWISE: &str =
     "a line is NAME = VALUE: text in double quotes, lists in [ ], tables in { }";
@@ -55,15 +57,48 @@ const OTHERWISE: &str =
 /// The finding that `text` of the file `origin` is no TOML.
 pub(super) fn broken(text: &str, origin: &str, error: &toml::de::Error) -> Diagnostic {
     let said = error.message().replace('\n', ": ");
-    let known = HINTS.iter().find(|(part, ..)| said.contains(part));
+    let at = error.span().unwrap_or(0..0);
+    // What the parser makes of a name alone in { } depends on what comes after it.
+    let ends = text
+        .get(at.start..)
+        .is_some_and(|rest| rest.starts_with(['}', ',']));
+    let alone = ends && (said.contains("invalid literal string") || said.contains("expected `=`"));
+    let part_of = |part: &str| match alone {
+        true => part == NO_VALUE,
+        false => said.contains(part),
+    };
+    let known = HINTS.iter().find(|(part, ..)| part_of(part));
     let (message, hint) = match known {
         Some((_, "", hint)) => (said, *hint),
         Some((_, message, hint)) => ((*message).to_owned(), *hint),
         None => (said, OTHERWISE),
     };
-    let position = Position::of(text, error.span().unwrap_or(0..0));
+    let position = Position::of(text, at);
     Diagnostic {
         position: hide::in_broken(text, position),
         ..Diagnostic::file(origin, message, Some(hint.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn names_alone_in_a_table() {
+        let told = |line: &str| {
+            let error = Config::parse(line, "web.toml").expect_err(line);
+            error.to_string()
+        };
+        for line in [
+            "environment = { A = \"1\", B }",
+            "environment = { B, A = \"1\" }",
+            "node = { preload }",
+        ] {
+            let told = told(line);
+            assert!(told.contains("there is no `=` after the name"), "{told}");
+        }
+        let told = told("command = 'node, x }\n");
+        assert!(told.contains("the text is not closed"), "{told}");
     }
 }

@@ -12,6 +12,21 @@ fn bad(text: &str) -> String {
     Config::parse(text, "web.toml").unwrap_err().to_string()
 }
 
+/// What is said of an address says what is wrong with it, and then what to write.
+#[test]
+fn addresses_of_other_tools() {
+    for (text, message) in [
+        ("unix:run/x.sock", "`unix:run/x.sock` has no absolute path"),
+        ("*:80", "`*:80` is no address"),
+        ("::1:80", "`::1:80` is no address"),
+    ] {
+        let told = why(&format!("listen = {text:?}"));
+        let (first, hint) = told.split_once('\n').expect("a remedy");
+        assert_eq!(first, message);
+        assert!(hint.starts_with("write "), "{hint}");
+    }
+}
+
 /// The messages, one a line, then the remedies, for the value of one key beside a valid
 /// command.
 fn why(line: &str) -> String {

@@ -3,12 +3,13 @@
 
 use super::diagnostic::{ConfigError, Diagnostic, Place, Severity, Source};
 use super::hide::Secrets;
+use super::keys::Key;
 use super::kind::Kind;
 use super::show::written;
 use super::{keys, syntax};
 use std::ops::Range;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 /// Most errors shown of one file: who made that many took the wrong file.
 const MOST: usize = 100;
@@ -30,6 +31,16 @@ impl Problem {
         Problem {
             span: value.span(),
             message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The section `section` has no key called `name`.
+    pub(super) fn unknown_key(section: &str, name: &Spanned<DeString<'_>>) -> Problem {
+        let shown: String = name.get_ref().chars().take(64).collect();
+        Problem {
+            span: name.span(),
+            message: format!("unknown key `{section}.{}`", shown.escape_debug()),
             hint: None,
         }
     }
@@ -118,6 +129,23 @@ fn remedy(message: String) -> (String, Option<String>) {
     }
 }
 
+/// What to do about a key below a section.
+pub(super) const ABOVE: &str = "move it above the first line that begins with `[`";
+
+/// Whether what `section` says of `name` is surely meant for the key of the app of that name.
+/// Any string can be a variable.
+fn belongs_above(section: &Key, name: &str, value: &DeValue<'_>) -> bool {
+    let Some(key) = keys::implemented(name) else {
+        return false;
+    };
+    match section.kind {
+        Kind::Variables => !value.is_str(),
+        _ if section.kind.has(name) => false,
+        // A listener may be called `health`.
+        _ => !section.kind.takes_names() || key.kind.may_be(value),
+    }
+}
+
 /// A file's table being read: takes values out and collects what is wrong.
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -177,11 +205,14 @@ impl<'t> Reader<'t> {
         target: &mut T,
         read: impl FnOnce(&Value<'t>) -> Read<T>,
     ) {
-        let Some(value) = self.table.remove(key) else {
+        let Some((name, mut value)) = self.table.remove_entry(key) else {
             return;
         };
-        self.note_places(key, &value);
         let known = keys::find(key);
+        if known.is_some_and(|known| self.misplaced(known, name.span().start, &mut value)) {
+            return;
+        }
+        self.note_places(key, &value);
         match read(&value) {
             Ok(value) => *target = value,
             Err(problems) => {
@@ -198,6 +229,39 @@ impl<'t> Reader<'t> {
                 }
             }
         }
+    }
+
+    /// Takes the keys of the app out of the section `key`, whose name is at `start`: they were
+    /// meant to stand above it. Whether nothing else is left of it.
+    fn misplaced(&mut self, key: &'static Key, start: usize, value: &mut Value<'t>) -> bool {
+        let header = self.text[..start].trim_end().ends_with('[');
+        let DeValue::Table(table) = value.get_mut() else {
+            return false;
+        };
+        let wrong = |name: &str, value: &DeValue<'_>| header && belongs_above(key, name, value);
+        let found: Vec<(String, Range<usize>)> = table
+            .iter()
+            .filter(|(name, value)| wrong(name.get_ref(), value.get_ref()))
+            .map(|(name, _)| (name.get_ref().to_string(), name.span()))
+            .collect();
+        for (name, _) in &found {
+            table.remove(name.as_str());
+        }
+        let nothing_left = table.is_empty() && !found.is_empty();
+        if header && key.kind == Kind::Variables {
+            let names = table.keys().map(|name| name.get_ref().to_string());
+            let names = names.filter(|name| keys::implemented(name).is_some());
+            self.findings.source.like_keys.extend(names);
+        }
+        for (name, span) in found {
+            let message = format!(
+                "`{name}` is a key of the app, and stands under `[{}]`",
+                key.name
+            );
+            let hint = Some(ABOVE.to_owned());
+            self.error(span, message, hint);
+        }
+        nothing_left
     }
 
     fn note_places(&mut self, key: &str, value: &Value<'t>) {

@@ -123,7 +123,11 @@ impl Supervisor {
                     to: of,
                     why: why.map(|blame| blame.to_string()),
                 };
-                let policy = old.policy.clone();
+                let mut policy = old.policy.clone();
+                let current = self.policy(self.generation);
+                if policy.workers_source != current.workers_source {
+                    policy.workers_source = as_in(of, &policy.workers_source);
+                }
                 let rules = Generation {
                     rolled_back: Some(rolled_back),
                     ..Generation::new(policy)
@@ -218,5 +222,14 @@ impl Supervisor {
         Some(format!(
             "generation {from} was left, and generation {to} is back: {why}"
         ))
+    }
+}
+
+/// `source` of the rules of an older generation: the files it names may say something else now.
+fn as_in(of: GenerationId, source: &str) -> String {
+    const SINCE: &str = ", as in generation ";
+    match source.contains(SINCE) {
+        true => source.to_owned(),
+        false => format!("{source}{SINCE}{of}"),
     }
 }

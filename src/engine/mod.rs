@@ -12,6 +12,7 @@ mod cgroup;
 mod companion;
 mod end;
 mod events;
+mod fits;
 mod health;
 mod journal;
 mod listeners;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A configuration that workers run, and what it means on this machine.
 
-use super::{Engine, events, report};
+use super::{Engine, events, fits, report};
 use crate::api;
 use crate::config::{
     Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
@@ -123,15 +123,25 @@ impl Engine {
     fn try_load(&mut self, generation: GenerationId) -> Result<Policy, String> {
         let release = self.read_release()?;
         let policy = release.policy(self.listeners.is_empty());
-        self.keep_release(generation, release);
+        self.keep_release(generation, release, None);
         Ok(policy)
     }
 
-    /// Says what `generation` changes, and has it from now on.
-    fn keep_release(&mut self, generation: GenerationId, mut release: Release) {
+    /// Says what `generation` changes, and has it from now on; `of` is the older one that it
+    /// is once more.
+    fn keep_release(
+        &mut self,
+        generation: GenerationId,
+        mut release: Release,
+        of: Option<GenerationId>,
+    ) {
         let serving = self.core.generation();
         let current = self.releases.get(&serving);
-        release.changes = current.map(|current| current.changed_by(&release));
+        let changes = current.map(|current| current.changed_by(&release));
+        release.changes = match of {
+            Some(of) => changes.map(|changes| changes.as_in(of.0)),
+            None => changes,
+        };
         if let Some(changes) = &release.changes {
             let record = events::changed(serving, generation, changes);
             self.tell_waiting(&record.message);
@@ -144,7 +154,7 @@ impl Engine {
     pub(super) fn read_release(&self) -> Result<Release, String> {
         let config = (self.load)().map_err(|error| error.to_string())?;
         if let Some(current) = self.releases.get(&self.core.generation()) {
-            report::fits(&current.config, &config, self.inherited)?;
+            fits::fits(&current.config, &config, self.inherited)?;
         }
         // What the units are to have from now on has to be there before anybody is told how to
         // change them: with a user that is not they would not start again.
@@ -188,7 +198,7 @@ impl Engine {
             self.warn(&*text);
             self.tell_waiting(&text);
         }
-        let result = result.map(|release| self.keep_release(generation, release));
+        let result = result.map(|release| self.keep_release(generation, release, Some(of)));
         self.pending
             .push_back(Event::Recalled { generation, result });
     }

@@ -43,38 +43,6 @@ pub fn own_unit() -> Option<String> {
     units.next().map(str::to_owned)
 }
 
-/// Whether a new configuration can take over from the present one without a restart.
-pub fn fits(current: &Config, new: &Config, inherited: bool) -> Result<(), String> {
-    let change = match () {
-        () if !inherited && current.listen != new.listen => "listen",
-        () if !inherited && current.slot_listen != new.slot_listen => "slot_listen",
-        () if !inherited && current.spread() != new.spread() && lines(current) != lines(new) => {
-            "balance"
-        }
-        () if !inherited && lines(current) != lines(new) => "max_workers",
-        () if current.blocking != new.blocking => "blocking",
-        () => return Ok(()),
-    };
-    Err(format!(
-        "`{change}` has changed, which a reload cannot carry out: the sockets are shared by the \
-         old workers and the new. To apply it, restart the app (the supervisor, not only its \
-         workers)"
-    ))
-}
-
-/// How many sockets each listener has.
-fn lines(config: &Config) -> Vec<u32> {
-    let mut all: Vec<u32> = config
-        .listen
-        .iter()
-        .map(|l| config.lines(&l.address))
-        .collect();
-    if config.slot_listen.is_some() {
-        all.push(config.slots_with_address());
-    }
-    all
-}
-
 /// The outcome of a request, for people.
 pub fn outcome(done: &Done) -> api::Outcome {
     let (message, generation, workers) = match done {

@@ -64,6 +64,61 @@ fn the_effective_configuration() {
     assert_eq!(values.contains("TOKEN = \"s3cret too\""), root, "{values}");
 }
 
+/// Whoever asks for JSON gets one object, whatever becomes of it.
+#[test]
+fn failures_are_json_too() {
+    let home = tempfile::tempdir().expect("a directory");
+    std::fs::write(home.path().join("broken.toml"), "command = \n").expect("a file");
+    let object = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let said = run_in(home.path(), &words);
+        let (_, said) = said.split_once("----- stdout -----\n").expect(line);
+        let (text, rest) = said.split_once('\n').expect(line);
+        assert!(
+            rest.starts_with("----- stderr -----\nerror: ") || rest.contains(" --> "),
+            "{rest}"
+        );
+        serde_json::from_str::<serde_json::Value>(text).expect(line)
+    };
+    for (line, error, part) in [
+        ("reload no-such-app --json", "NoSuchApp", "does not run"),
+        (
+            "reload no-such-app --dry-run --json",
+            "NoSuchApp",
+            "does not run",
+        ),
+        ("rollback no-such-app --json", "NoSuchApp", "does not run"),
+        ("status no-such-app --json", "NoSuchApp", "does not run"),
+        ("status a/b --json", "Usage", "a/b"),
+        (
+            "config show broken.toml --json",
+            "ConfigInvalid",
+            "broken.toml:1",
+        ),
+        (
+            "config cat broken.toml --json",
+            "ConfigInvalid",
+            "broken.toml:1",
+        ),
+        (
+            "config show nowhere.toml --json",
+            "ConfigInvalid",
+            "nowhere.toml",
+        ),
+    ] {
+        let object = object(line);
+        assert_eq!(object["error"], error, "{line}: {object}");
+        let message = object["parameters"]["message"].as_str().expect(line);
+        assert!(message.contains(part), "{line}: {message}");
+    }
+    // It has a form of its own.
+    assert_eq!(object("check broken.toml --json")["ok"], false);
+
+    std::fs::write(home.path().join("plain.toml"), "command = \"true\"\n").expect("a file");
+    let said = run_in(home.path(), &["config", "show", "plain.toml", "--json"]);
+    assert!(!said.contains("\"environment\""), "{said}");
+}
+
 #[test]
 fn the_schema_is_json() {
     let said = run(&["config", "schema"]);

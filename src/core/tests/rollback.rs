@@ -385,6 +385,21 @@ fn the_number_of_workers_that_was_scaled_to_holds_over_a_rollback() {
 }
 
 #[test]
+fn the_number_of_workers_of_an_older_generation_is_not_what_files_say_now() {
+    let other = Policy {
+        workers_source: "another file".to_owned(),
+        ..policy(6)
+    };
+    let mut sim = second(other, Script::default());
+    sim.watch = |_| {};
+    assert_eq!(sim.core.desired_workers(), (6, "another file".to_owned()));
+    sim.request(2, Request::Rollback);
+    sim.run(ms(5_000));
+    let source = "test, as in generation 1".to_owned();
+    assert_eq!(sim.core.desired_workers(), (4, source));
+}
+
+#[test]
 fn a_share_of_the_slots_is_rounded_up() {
     for (share, slots, count) in [
         (25, 8, 2),
