@@ -36,7 +36,10 @@ impl Supervisor {
             blame: blame.clone(),
             generation,
         });
-        if let Some(slot) = self.slot_mut(slot) {
+        // Not where the slot is to have a worker of another generation by now: that one has
+        // not failed.
+        let wanted = |slot: &&mut Slot| slot.generation == Some(generation);
+        if let Some(slot) = self.slot_mut(slot).filter(wanted) {
             slot.last_failure = Some(blame.clone());
             if over {
                 slot.failed = Some(blame.clone());
@@ -46,8 +49,7 @@ impl Supervisor {
         if over {
             self.on_storm(generation, &blame);
         }
-        // Not where the slot is to have a worker of another generation by now: that one
-        // has not failed.
+        // Asked once more, as the rollout may have been undone.
         let wanted = self.slots.get(blame.slot.0 as usize);
         if wanted.is_some_and(|slot| slot.generation == Some(generation)) {
             self.back_off(blame.slot, was_ready);
