@@ -127,6 +127,6 @@ impl Supervisor {
             slot.last_failure = Some(blame.clone());
         }
         self.rollout_saw_failure(blame, generation, true, true);
-        self.on_storm(generation, blame);
+        self.note_storm(generation);
     }
 }

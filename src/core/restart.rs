@@ -46,8 +46,9 @@ impl Supervisor {
             }
         }
         self.rollout_saw_failure(&blame, generation, settled, over);
-        if over {
-            self.on_storm(generation, &blame);
+        let goes_on = |slot: &Slot| slot.generation == Some(generation) && slot.failed.is_some();
+        if over || self.slots.get(blame.slot.0 as usize).is_some_and(goes_on) {
+            self.note_storm(generation);
         }
         // Asked once more, as the rollout may have been undone.
         let wanted = self.slots.get(blame.slot.0 as usize);
