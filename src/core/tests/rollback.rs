@@ -277,3 +277,41 @@ fn a_share_of_the_slots_is_rounded_up() {
     }
     assert_eq!(most, 2);
 }
+
+/// "It is back" is said of workers that are ready, not of slots that were given back.
+#[test]
+fn a_rollback_that_leaves_slots_without_a_worker_is_no_success() {
+    for (broken, again) in [
+        (true, "0 of 2 are ready again"),
+        (false, "was started again"),
+    ] {
+        let mut sim = Sim::new(policy(2), Script::default());
+        sim.run(ms(1_000));
+        let hangs = Script {
+            ready: None,
+            ..Script::default()
+        };
+        sim.configs = VecDeque::from([Ok((policy(2), hangs))]);
+        sim.request(1, Request::Restart);
+        sim.run(ms(1_000));
+        if broken {
+            sim.scripts.insert(GenerationId(1), failing(10));
+        }
+        sim.request(2, Request::Rollback);
+        sim.run(ms(5_000));
+        assert!(told(&sim, 1).contains(again), "{}", told(&sim, 1));
+        if !broken {
+            assert!(matches!(sim.reply(2), Some(Ok(Done::TakenBack { .. }))));
+            continue;
+        }
+        let text = told(&sim, 2);
+        for slot in 0..2 {
+            let lacks = format!("slot {slot} has no ready worker: that of generation 1 exit");
+            assert!(text.contains(&lacks), "{text}");
+        }
+        assert!(
+            text.contains("before it was ready; its slot keeps trying"),
+            "{text}"
+        );
+    }
+}
