@@ -290,7 +290,7 @@ impl Supervisor {
         if !requested {
             let stays_away = self.stays_away(generation, exit);
             if stays_away && !retire {
-                self.leave_empty(slot, generation);
+                self.leave_empty(id);
             }
             let cause = match ready_at {
                 None => Cause::ExitedEarly(exit),
@@ -305,13 +305,23 @@ impl Supervisor {
             }
         }
         if leaving && self.stays_away(generation, exit) {
-            self.leave_empty(slot, generation);
+            self.leave_empty(id);
         }
         self.set_state(id, WorkerState::Gone);
     }
 
-    /// The slot is not filled again, if it is still to have a worker of this generation.
-    fn leave_empty(&mut self, slot: SlotId, generation: GenerationId) {
+    /// The slot of a worker that has ended is not filled again, if it is still to have a
+    /// worker of this generation and has no other: one that is being replaced serves on, and
+    /// its replacement is tried again.
+    fn leave_empty(&mut self, id: WorkerId) {
+        let Some(ended) = self.workers.get(&id) else {
+            return;
+        };
+        let (slot, generation) = (ended.slot, ended.generation);
+        let beside = |w: &Worker| w.id != id && w.slot == slot && w.state.is_live();
+        if self.workers.values().any(beside) {
+            return;
+        }
         if let Some(slot) = self.slot_mut(slot)
             && slot.generation == Some(generation)
         {

@@ -105,10 +105,20 @@ impl Rehearsal<'_> {
                 WorkerState::Starting => {
                     let ready = &self.core.policy(generation).ready;
                     self.events.extend(becomes_ready(id, ready));
+                    // Where it is being looked at.
+                    let looks = matches!(ready, Ready::Auto | Ready::Accepting | Ready::Exec(_));
+                    if looks && self.core.timers.get(Timer::Probe(id)).is_none() {
+                        let (worker, ready) = (id, true);
+                        self.events.push_back(Event::Probed { worker, ready });
+                    }
                 }
                 WorkerState::Draining | WorkerState::Stopping => {
                     let exit = Exit::Code(0);
                     self.events.push_back(Event::Exited { worker: id, exit });
+                }
+                // Ignored unless it has been asked.
+                WorkerState::Ready if !worker.settled => {
+                    self.events.push_back(Event::Alive { worker: id });
                 }
                 WorkerState::Ready | WorkerState::Gone => {}
             }

@@ -27,6 +27,7 @@ impl Supervisor {
             return;
         }
         self.begin_queued_rollout();
+        self.leave_storm();
         self.fit_slots();
         self.note_proof();
         self.advance_rollout();

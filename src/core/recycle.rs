@@ -68,7 +68,8 @@ impl Supervisor {
         };
         let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
         let wanted = self.slots.get(slot.0 as usize);
-        let fits = wanted.is_some_and(|slot| slot.generation == Some(generation));
+        let refilled = |slot: &Slot| slot.generation == Some(generation) && !slot.stopped;
+        let fits = wanted.is_some_and(refilled);
         if !fits || worker.retire || worker.state != WorkerState::Ready {
             return false;
         }
@@ -126,6 +127,6 @@ impl Supervisor {
             slot.last_failure = Some(blame.clone());
         }
         self.rollout_saw_failure(blame, generation, true, true);
-        self.on_storm(generation, blame);
+        self.note_storm(generation);
     }
 }

@@ -36,18 +36,21 @@ impl Supervisor {
             blame: blame.clone(),
             generation,
         });
-        if let Some(slot) = self.slot_mut(slot) {
+        // Not where the slot is to have a worker of another generation by now: that one has
+        // not failed.
+        let wanted = |slot: &&mut Slot| slot.generation == Some(generation);
+        if let Some(slot) = self.slot_mut(slot).filter(wanted) {
             slot.last_failure = Some(blame.clone());
             if over {
                 slot.failed = Some(blame.clone());
             }
         }
         self.rollout_saw_failure(&blame, generation, settled, over);
-        if over {
-            self.on_storm(generation, &blame);
+        let goes_on = |slot: &Slot| slot.generation == Some(generation) && slot.failed.is_some();
+        if over || self.slots.get(blame.slot.0 as usize).is_some_and(goes_on) {
+            self.note_storm(generation);
         }
-        // Not where the slot is to have a worker of another generation by now: that one
-        // has not failed.
+        // Asked once more, as the rollout may have been undone.
         let wanted = self.slots.get(blame.slot.0 as usize);
         if wanted.is_some_and(|slot| slot.generation == Some(generation)) {
             self.back_off(blame.slot, was_ready);

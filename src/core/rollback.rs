@@ -173,30 +173,50 @@ impl Supervisor {
         let Some(since) = generation.in_service else {
             return false;
         };
+        // Slots in which it goes on to fail, however seldom.
+        if self.slots.iter().any(|slot| slot.failed.is_some()) {
+            return false;
+        }
         let bad = generation.over_budget.unwrap_or(since).max(since);
         let survived = self.now.since(bad) >= generation.policy.crash_window;
         survived || (generation.over_budget.is_none() && generation.crashes.is_empty())
     }
 
-    /// A generation has used up its crash budget while nothing is being rolled out: back to
-    /// what was good, once.
-    pub(super) fn on_storm(&mut self, id: GenerationId, blame: &Blame) {
-        let held = self.held() == Some(id);
-        let way_back = match () {
-            () if self.rollout.is_some() || self.state != ClusterState::Running => None,
+    /// A generation has more failures than its budget, or goes on to fail.
+    pub(super) fn note_storm(&mut self, id: GenerationId) {
+        let now = self.now;
+        if let Some(generation) = self.generations.get_mut(&id) {
+            generation.over_budget = Some(now);
+        }
+    }
+
+    /// A generation has used up its crash budget, and nothing is being rolled out (any more):
+    /// back to what was good, once.
+    pub(super) fn leave_storm(&mut self) {
+        if self.rollout.is_some() || self.state != ClusterState::Running {
+            return;
+        }
+        let held = self.held();
+        let way_back = |id: GenerationId| match () {
             () if id == self.generation => self.last_good,
-            () if held => Some(self.generation),
+            () if held == Some(id) => Some(self.generation),
             () => None,
         };
-        let Some(generation) = self.generations.get_mut(&id) else {
+        let storm = self.slots.iter().find_map(|slot| {
+            // One that is not to be filled again has nothing to gain.
+            let blame = slot.failed.as_ref().filter(|_| !slot.stopped)?;
+            let id = slot.generation?;
+            let generation = self.generations.get(&id)?;
+            let tried = generation.fell_back || generation.over_budget.is_none();
+            let to = way_back(id).filter(|_| !tried)?;
+            Some((id, to, blame.clone()))
+        });
+        let Some((id, to, blame)) = storm else {
             return;
         };
-        generation.over_budget = Some(self.now);
-        let Some(to) = way_back.filter(|_| !generation.fell_back) else {
-            return;
-        };
-        generation.fell_back = true;
-        let blame = blame.clone();
+        if let Some(generation) = self.generations.get_mut(&id) {
+            generation.fell_back = true;
+        }
         self.announce(Transition::Rollout {
             generation: id,
             step: RolloutStep::FallingBack {
@@ -204,7 +224,7 @@ impl Supervisor {
                 blame: blame.clone(),
             },
         });
-        match held {
+        match held == Some(id) {
             true => self.undo_held(id, Undo::Failed(blame), None),
             false => self.go_back(to, Some(blame), Vec::new()),
         }

@@ -249,7 +249,13 @@ impl Supervisor {
                     let wanted = slot.and_then(|slot| slot.generation);
                     w.state.is_live() && wanted.is_some_and(|id| id != w.generation)
                 };
-                let starting = |w: &Worker| w.state == WorkerState::Starting && !w.failed;
+                // A slot that has failed since it was given back is tried again, but nobody
+                // waits for it.
+                let untried = |w: &Worker| {
+                    let slot = self.slots.get(w.slot.0 as usize);
+                    slot.is_none_or(|slot| slot.last_failure.is_none())
+                };
+                let starting = |w: &Worker| w.state == WorkerState::Starting && untried(w);
                 // "Stop first" holds on the way back too: the old ones come after these.
                 let first = rollout.kind == Kind::StopFirst;
                 let last = |w: &Worker| first && w.generation == to;

@@ -52,11 +52,7 @@ impl Supervisor {
             went_back += usize::from(self.is_relieved(index));
             self.give_back(index);
         }
-        if kind == Kind::StopFirst {
-            notes.push(format!(
-                "all workers had been stopped, and generation {from} was started again"
-            ));
-        } else if went_back > 0 {
+        if kind == Kind::Rolling && went_back > 0 {
             notes.push(format!(
                 "{went_back} slot(s) already replaced went back to generation {from}"
             ));
@@ -143,9 +139,52 @@ impl Supervisor {
         }
     }
 
+    /// Says what became of the slots: those without a ready worker above all.
+    fn note_outcome(&mut self) {
+        let serving = self.generation;
+        let ready = |id: &WorkerId| {
+            let worker = self.workers.get(id);
+            worker.is_some_and(|w| w.state == WorkerState::Ready)
+        };
+        let wanted = self.desired();
+        let slots = (0..wanted).zip(&self.slots);
+        let without = slots.filter(|(_, slot)| !slot.members.iter().any(ready));
+        let lacking: Vec<String> = without
+            .filter_map(|(index, slot)| {
+                let cause = &slot.last_failure.as_ref()?.cause;
+                let next = match slot.stopped {
+                    true => "is not to be started again",
+                    false => "its slot keeps trying",
+                };
+                Some(format!(
+                    "slot {index} has no ready worker: that of generation {serving} {cause}; \
+                     {next}"
+                ))
+            })
+            .collect();
+        let ready = self.ready_workers();
+        let Some(rollout) = &mut self.rollout else {
+            return;
+        };
+        if rollout.stage == Stage::Loading {
+            return;
+        }
+        if rollout.kind == Kind::StopFirst {
+            let again = match ready >= wanted {
+                true => format!("generation {serving} was started again"),
+                false => format!("{ready} of {wanted} are ready again"),
+            };
+            let note = format!("all workers had been stopped, and {again}");
+            rollout.notes.insert(0, note);
+        }
+        rollout.partial |= !lacking.is_empty();
+        rollout.notes.extend(lacking);
+    }
+
     /// Everything that could go back has.
     pub(super) fn rollout_undone(&mut self, to: GenerationId, undo: Undo) {
         let serving = self.generation;
+        self.note_outcome();
         let Some(rollout) = &mut self.rollout else {
             return;
         };

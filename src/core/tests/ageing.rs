@@ -169,6 +169,27 @@ fn one_that_gives_back_before_its_turn_stays() {
     assert!(!sim.alive.contains_key(&a) && sim.alive.contains_key(&b));
 }
 
+/// Though it uses the most, one that is ending already is not waited for.
+#[test]
+fn one_that_cannot_be_replaced_holds_up_nobody() {
+    let (mut policy, mut script) = leaking(3, 100 * MIB, 0);
+    policy.drain_timeout = ms(60_000);
+    script.drains = None;
+    let mut sim = Sim::new(policy, script);
+    sim.run(ms(2_000));
+    let [a, b, c] = [0, 1, 2].map(|slot| sim.serving(slot).expect("a worker").id);
+    for (worker, mib) in [(a, 110), (b, 300), (c, 120)] {
+        let memory = Some(mib * MIB);
+        sim.event(Event::Measured { worker, memory });
+    }
+    let what = Notification::Stopping;
+    sim.event(Event::Notified { worker: b, what });
+    sim.run(ms(3_000));
+    let slots: Vec<u32> = recycled(&sim).iter().map(|(slot, _)| slot.0).collect();
+    assert_eq!(slots, [0, 2]);
+    assert!(sim.alive.contains_key(&b), "it takes its time");
+}
+
 #[test]
 fn lifetimes_end_one_by_one_also_after_a_reload() {
     let policy = Policy {

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 /// How many slots had a ready worker before something happened.
 pub(super) struct Before {
     ready: u32,
+    /// Which slots had none, and were to stay without.
+    empty: Vec<bool>,
     /// One of them ends by this event, whatever we do.
     leaves: bool,
 }
@@ -26,8 +28,11 @@ impl Before {
             _ => None,
         };
         let ready = |id| sim.core.worker(id).map(|w| w.state) == Some(WorkerState::Ready);
+        let serves = |slot: &Slot| slot.members.iter().any(|id| ready(*id));
+        let slots = sim.core.slots().iter();
         Before {
             ready: sim.core.ready_workers(),
+            empty: slots.map(|slot| slot.stopped && !serves(slot)).collect(),
             leaves: about.is_some_and(|id| ready(*id)),
         }
     }
@@ -48,10 +53,10 @@ impl Before {
             _ => false,
         };
         let gone = u32::from(self.leaves) + actions.iter().filter(hung).count() as u32;
-        let least = self
-            .ready
-            .saturating_sub(gone)
-            .min(core.desired_workers().0);
+        let desired = core.desired_workers().0;
+        let empty = self.empty.iter().take(desired as usize);
+        let wanted = desired - empty.filter(|empty| **empty).count() as u32;
+        let least = self.ready.saturating_sub(gone).min(wanted);
         assert!(
             core.ready_workers() >= least,
             "{} of {} ready workers are left, by {actions:?}",

@@ -66,6 +66,12 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         1 => (prop::option::of(30..90u64), prop::option::of(1_000..60_000u64)),
     ];
     let watchdog = prop::option::weighted(0.3, (200..3_000u64).prop_map(ms));
+    let restart = prop_oneof![
+        4 => Just(Restart::Always),
+        1 => Just(Restart::OnFailure),
+        1 => Just(Restart::Never),
+    ];
+    let stop_codes = prop_oneof![4 => Just(vec![]), 1 => Just(vec![0]), 1 => Just(vec![1])];
     let delay = prop_oneof![Just(ms(0)), (1..5_000u64).prop_map(ms)];
     let all = (
         numbers,
@@ -75,10 +81,14 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         healths(),
         watchdog,
         delay,
+        (restart, stop_codes),
     );
     all.prop_map(
-        |((workers, batch, n, drains), most, fail, (memory, life), health, watchdog, delay)| {
+        |(numbers, most, fail, (memory, life), health, watchdog, delay, again)| {
+            let (workers, batch, n, drains) = numbers;
             Policy {
+                restart: again.0,
+                stop_exit_codes: again.1,
                 max_memory: memory.map(|mib| mib << 20),
                 max_lifetime: life.map(ms),
                 health,

@@ -11,6 +11,7 @@ mod plan;
 mod recycle;
 mod rollback;
 mod rollout;
+mod storm;
 mod table;
 mod words;
 

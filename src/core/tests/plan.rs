@@ -92,3 +92,32 @@ fn a_large_app_can_be_planned() {
     };
     assert_eq!(plan(&sim, &new).order.len(), 200);
 }
+
+/// A worker is being asked, or looked at, and has yet to answer.
+#[test]
+fn what_is_awaited_from_workers_comes_at_once() {
+    // The canary, at the end of its time.
+    let mut sim = Sim::new(policy(2), Script::default());
+    sim.run(ms(1_000));
+    sim.request(1, Request::Reload);
+    let asked = |sim: &Sim| {
+        let held = |w: &&Worker| w.generation.0 == 2 && w.state == WorkerState::Ready;
+        let canary = sim.core.workers().find(held);
+        canary.is_some_and(|w| !w.settled && sim.core.timers.get(Timer::Settle(w.id)).is_none())
+    };
+    while !asked(&sim) {
+        assert!(sim.turn());
+    }
+    assert_eq!(plan(&sim, &policy(2)).to.0, 3);
+    // A look that is a process.
+    let probed = Policy {
+        ready: Ready::Exec(vec!["/bin/true".to_owned()]),
+        ..policy(1)
+    };
+    let mut sim = Sim::new(probed.clone(), Script::default());
+    while sim.core.timers.get(Timer::Probe(WorkerId(1))).is_some() {
+        assert!(sim.turn());
+    }
+    let plan = plan(&sim, &probed);
+    assert!(plan.least < ms(1_000), "{plan:?}");
+}

@@ -50,6 +50,45 @@ fn a_replacement_that_fails_leaves_it_there() {
     assert!(!sim.alive.contains_key(&old));
 }
 
+/// Not even where workers are never started again does one that serves go for nothing.
+#[test]
+fn a_replacement_that_is_not_to_be_followed_leaves_it_there_too() {
+    let ends = [
+        (Restart::Never, vec![], 1),
+        (Restart::OnFailure, vec![], 0),
+        (Restart::Always, vec![7], 7),
+    ];
+    for (restart, stop_exit_codes, code) in ends {
+        for asked in [false, true] {
+            let p = Policy {
+                restart,
+                stop_exit_codes: stop_exit_codes.clone(),
+                ..policy(1)
+            };
+            let mut sim = Sim::new(p, Script::default());
+            sim.run(ms(1_000));
+            sim.watch = |sim| assert_eq!(sim.core.ready_workers(), 1);
+            let old = sim.serving(0).expect("a worker").id;
+            let script = sim.scripts.get_mut(&GenerationId(1)).expect("a script");
+            script.exits = Some((ms(10), Exit::Code(code)));
+            if asked {
+                sim.request(1, Request::Replace(SlotId(0)));
+                sim.run(ms(3_000));
+                assert!(matches!(sim.reply(1), Some(Err(Failure::WorkerFailed(_)))));
+                assert!(!sim.core.slots()[0].stopped, "it has a worker");
+            }
+            assert!(recycle(&mut sim, old, MEMORY));
+            sim.run(ms(3_000));
+            let state = sim.core.worker(old).map(|w| w.state);
+            assert_eq!(state, Some(WorkerState::Ready));
+            // The next attempt succeeds.
+            sim.scripts.insert(GenerationId(1), Script::default());
+            sim.run(ms(10_000));
+            assert!(!sim.alive.contains_key(&old));
+        }
+    }
+}
+
 #[test]
 fn what_is_planned_is_done_one_by_one_and_what_is_wrong_at_once() {
     let mut sim = served(Script::default());

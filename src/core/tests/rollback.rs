@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Back to the last good generation: asked for, and by itself.
+//! Back to the last good generation, as asked for.
 
 use super::rollout::{failing, never_fewer_ready, running};
 use super::*;
 
-fn reload(sim: &mut Sim, id: u64, policy: Policy, script: Script) {
+pub(super) fn reload(sim: &mut Sim, id: u64, policy: Policy, script: Script) {
     sim.configs = VecDeque::from([Ok((policy, script))]);
     sim.request(id, Request::Reload);
     sim.run(ms(5_000));
@@ -16,7 +16,7 @@ fn reload(sim: &mut Sim, id: u64, policy: Policy, script: Script) {
 }
 
 /// Generation 2 serves, generation 1 served well before.
-fn second(policy_2: Policy, script_2: Script) -> Sim {
+pub(super) fn second(policy_2: Policy, script_2: Script) -> Sim {
     let mut sim = Sim::new(policy(4), Script::default());
     sim.watch = never_fewer_ready;
     sim.run(ms(1_000));
@@ -24,44 +24,11 @@ fn second(policy_2: Policy, script_2: Script) -> Sim {
     sim
 }
 
-fn told(sim: &Sim, id: u64) -> String {
+pub(super) fn told(sim: &Sim, id: u64) -> String {
     match sim.reply(id) {
         Some(Err(failure)) => failure.to_string(),
         other => panic!("{other:?}"),
     }
-}
-
-fn falling_back(sim: &Sim) -> usize {
-    let step = |t: &&Transition| {
-        matches!(
-            t,
-            Transition::Rollout {
-                step: RolloutStep::FallingBack { .. },
-                ..
-            }
-        )
-    };
-    sim.log.iter().filter(step).count()
-}
-
-/// Crashes a ready worker now and then until a rollout begins, at most `times`.
-fn storm(sim: &mut Sim, times: usize) -> usize {
-    for n in 1..=times {
-        sim.run(ms(700));
-        let slots = 0..sim.core.slots().len() as u32;
-        let Some(worker) = slots
-            .filter_map(|i| sim.serving(i))
-            .map(|w| w.id)
-            .next_back()
-        else {
-            continue;
-        };
-        sim.crash(worker, Exit::Signal(11));
-        if sim.core.state() == ClusterState::Reloading {
-            return n;
-        }
-    }
-    times
 }
 
 #[test]
@@ -240,110 +207,6 @@ fn a_rollback_that_fails_leaves_the_newer_generation_untouched() {
 }
 
 #[test]
-fn a_storm_falls_back_to_the_last_good_generation_once() {
-    let mut p = policy(4);
-    p.crash_budget = 3;
-    let mut sim = second(p, Script::default());
-    sim.watch = |_| {};
-    let crashes = storm(&mut sim, 10);
-    assert_eq!(crashes, 4, "one over the budget");
-    assert_eq!(falling_back(&sim), 1);
-    let line = sim.core.status_line();
-    assert!(line.starts_with("degraded: 3/4 ready; slot 3: "), "{line}");
-    assert!(line.ends_with("; going back to generation 1"), "{line}");
-    sim.run(ms(5_000));
-    assert_eq!(sim.ready_generations(), [3, 3, 3, 3]);
-    let line = sim.core.status_line();
-    assert!(
-        line.starts_with("degraded: 4/4 ready; generation 2 was left, and generation 1 is back: "),
-        "{line}"
-    );
-    assert!(line.contains("4 crashes within 60s are too many"), "{line}");
-    // A reload ends that.
-    reload(&mut sim, 2, policy(4), Script::default());
-    assert_eq!(sim.core.degraded(), None);
-}
-
-/// Workers that run and are not well count like those that crash.
-#[test]
-fn a_storm_of_unhealthy_workers_falls_back_too() {
-    for older in [true, false] {
-        let mut p = policy(4);
-        p.crash_budget = 3;
-        let mut sim = match older {
-            true => second(p, Script::default()),
-            false => Sim::new(p, Script::default()),
-        };
-        sim.run(ms(1_000));
-        for _ in 0..4 {
-            let id = sim.serving(2).expect("a worker").id;
-            let why = Recycle::Unhealthy("/health answered 500".to_owned());
-            assert!(sim.core.recycle(id, why));
-            sim.event(Event::Wake);
-            sim.run(ms(1_000));
-        }
-        let degraded = sim.core.degraded().expect("degraded").to_owned();
-        let what = "/health answered 500; 4 failures within 60s are too many";
-        assert!(degraded.contains(what), "{degraded}");
-        assert_eq!(falling_back(&sim), usize::from(older));
-        sim.run(ms(9_000));
-        assert_eq!(sim.core.ready_workers(), 4);
-        assert_eq!(
-            sim.core.degraded().is_some(),
-            older,
-            "without it, well again"
-        );
-    }
-}
-
-#[test]
-fn two_bad_generations_do_not_follow_each_other_for_ever() {
-    let mut p = policy(4);
-    p.crash_budget = 3;
-    let mut sim = Sim::new(p.clone(), Script::default());
-    sim.run(ms(1_000));
-    reload(&mut sim, 1, p.clone(), Script::default());
-    storm(&mut sim, 10);
-    sim.run(ms(5_000));
-    assert_eq!(sim.ready_generations(), [3, 3, 3, 3]);
-    // What was good is not any more.
-    assert_eq!(storm(&mut sim, 40), 40, "no further rollout");
-    assert_eq!(falling_back(&sim), 1);
-    assert!(sim.core.degraded().is_some());
-    sim.run(ms(60_000));
-    assert_eq!(sim.core.ready_workers(), 4, "it is tried on");
-    assert_eq!(sim.exit, None);
-    // Nor does a further bad release make it good.
-    storm(&mut sim, 20);
-    reload(&mut sim, 2, p, Script::default());
-    assert_eq!(storm(&mut sim, 20), 20);
-    assert_eq!(falling_back(&sim), 1);
-}
-
-#[test]
-fn a_fall_back_that_cannot_be_is_not_tried_again() {
-    for refused in [true, false] {
-        let mut p = policy(4);
-        p.crash_budget = 3;
-        let mut sim = second(p, Script::default());
-        sim.watch = |_| {};
-        sim.gone = refused;
-        sim.scripts.insert(GenerationId(1), failing(10));
-        storm(&mut sim, 10);
-        sim.run(ms(5_000));
-        assert_eq!(storm(&mut sim, 20), 20);
-        assert_eq!(falling_back(&sim), 1);
-        assert_eq!(sim.core.generation(), GenerationId(2));
-        // By hand it can be.
-        sim.gone = false;
-        sim.scripts.insert(GenerationId(1), Script::default());
-        sim.request(2, Request::Rollback);
-        sim.run(ms(9_000));
-        assert!(sim.reply(2).is_some_and(Result::is_ok));
-    }
-}
-
-#[test]
 fn a_generation_that_was_replaced_soon_is_good_if_nothing_had_failed() {
     for (crash, back_to) in [(false, 2), (true, 1)] {
         let mut sim = second(policy(4), Script::default());
@@ -428,4 +291,42 @@ fn a_share_of_the_slots_is_rounded_up() {
         assert!(sim.turn());
     }
     assert_eq!(most, 2);
+}
+
+/// "It is back" is said of workers that are ready, not of slots that were given back.
+#[test]
+fn a_rollback_that_leaves_slots_without_a_worker_is_no_success() {
+    for (broken, again) in [
+        (true, "0 of 2 are ready again"),
+        (false, "was started again"),
+    ] {
+        let mut sim = Sim::new(policy(2), Script::default());
+        sim.run(ms(1_000));
+        let hangs = Script {
+            ready: None,
+            ..Script::default()
+        };
+        sim.configs = VecDeque::from([Ok((policy(2), hangs))]);
+        sim.request(1, Request::Restart);
+        sim.run(ms(1_000));
+        if broken {
+            sim.scripts.insert(GenerationId(1), failing(10));
+        }
+        sim.request(2, Request::Rollback);
+        sim.run(ms(5_000));
+        assert!(told(&sim, 1).contains(again), "{}", told(&sim, 1));
+        if !broken {
+            assert!(matches!(sim.reply(2), Some(Ok(Done::TakenBack { .. }))));
+            continue;
+        }
+        let text = told(&sim, 2);
+        for slot in 0..2 {
+            let lacks = format!("slot {slot} has no ready worker: that of generation 1 exit");
+            assert!(text.contains(&lacks), "{text}");
+        }
+        assert!(
+            text.contains("before it was ready; its slot keeps trying"),
+            "{text}"
+        );
+    }
 }

@@ -281,6 +281,38 @@ fn restart_into_a_bad_release_comes_back_with_the_old_one() {
     assert_eq!(sim.ready_generations(), [1, 1, 1, 1]);
 }
 
+/// The old release does not start again either, and takes its time to fail: some slot is
+/// always at it.
+#[test]
+fn a_restart_that_cannot_go_back_ends_all_the_same() {
+    let mut p = policy(12);
+    p.start_timeout = ms(30_000);
+    let mut sim = Sim::new(p.clone(), Script::default());
+    sim.run(ms(1_000));
+    let slow = |ms_: u64| Script {
+        ready: None,
+        ..failing(ms_)
+    };
+    sim.scripts.insert(GenerationId(1), slow(22_000));
+    sim.configs = VecDeque::from([Ok((p, failing(10)))]);
+    sim.request(1, Request::Restart);
+    // Their ends are spread, as those of real ones are.
+    for n in 0..60_u64 {
+        sim.run(ms(500));
+        let script = slow(22_000 + n * 700 % 2_000);
+        sim.scripts.insert(GenerationId(1), script);
+        let starting = |w: &Worker| w.state == WorkerState::Starting;
+        let young = sim.core.workers_where(starting);
+        if n % 2 == 1
+            && let Some(id) = young.get(n as usize / 2 % 12)
+        {
+            sim.crash(*id, Exit::Code(1));
+        }
+    }
+    generation_failed(&sim, 1);
+    assert_eq!(sim.core.state(), ClusterState::Running);
+}
+
 #[test]
 fn restart_with_fewer_workers_ends() {
     for workers in [1, 6] {
