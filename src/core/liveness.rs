@@ -6,7 +6,7 @@ use std::time::Duration;
 
 impl Supervisor {
     /// A worker has not answered for `since`. It is out of the balance from now on, and
-    /// replaced if it does not answer within `hung_timeout` (while it is on trial: within
+    /// replaced if it does not answer within `hung_timeout` (while a rollout has it on trial: within
     /// `start_timeout` at most).
     pub(super) fn on_blocked(&mut self, id: WorkerId, since: Duration) {
         let began = Time(self.now.0.saturating_sub(since.as_micros() as u64));
@@ -18,9 +18,12 @@ impl Supervisor {
         }
         worker.blocked = Some(began);
         let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
-        let (settled, policy) = (worker.settled, self.policy(generation));
-        // One that is still on trial holds others up.
-        let trial = (!settled).then_some(policy.start_timeout);
+        let settled = worker.settled;
+        // One that is still on trial holds its rollout up.
+        let rolled_out = |r: &Rollout| r.to == generation;
+        let on_trial = !settled && self.rollout.as_ref().is_some_and(rolled_out);
+        let policy = self.policy(generation);
+        let trial = on_trial.then_some(policy.start_timeout);
         let limit = policy.hung_timeout.into_iter().chain(trial).min();
         if let Some(limit) = limit {
             self.timers.set(Timer::Hung(id), began + limit);
@@ -65,11 +68,27 @@ impl Supervisor {
 
     /// It has not answered for too long: killed, and its slot gets another one.
     pub(super) fn on_hung(&mut self, id: WorkerId) {
-        let Some(began) = self.workers.get(&id).and_then(|w| w.blocked) else {
+        let Some(worker) = self.workers.get(&id) else {
             return;
         };
+        let Some(began) = worker.blocked else {
+            return;
+        };
+        let (slot, generation, pid) = (worker.slot, worker.generation, worker.pid);
         let after = self.now.since(began);
-        self.fail(id, Cause::Hung { after });
+        let cause = Cause::Hung { after };
+        if worker.failed {
+            // It was kept for want of a better one: why it goes now is to be known.
+            let blame = Blame {
+                slot,
+                worker: id,
+                pid,
+                cause,
+            };
+            self.announce(Transition::Failed { blame, generation });
+        } else {
+            self.fail(id, cause);
+        }
         self.kill_worker(id);
     }
 }

@@ -212,3 +212,16 @@ fn a_canary_that_never_answers_fails_the_rollout_however_long_others_may_be_hung
     sim.run(ms(100_000));
     assert_eq!(sim.serving(0).map(|w| w.id), Some(old));
 }
+
+#[test]
+fn one_that_was_kept_though_it_failed_is_told_of_when_it_hangs() {
+    let (mut sim, worker) = served(rules());
+    sim.core.workers.get_mut(&worker).expect("there").failed = true;
+    let since = ms(1_000);
+    sim.event(Event::Blocked { worker, since });
+    let at = sim.now + ms(29_000);
+    let over = sim.core.handle(at, Event::Wake);
+    let told = |a: &Action| matches!(a, Action::Announce(Transition::Failed { blame, .. }) if matches!(blame.cause, Cause::Hung { .. }));
+    assert!(over.iter().any(told), "{over:?}");
+    assert!(over.contains(&Action::Kill { worker }), "{over:?}");
+}
