@@ -30,6 +30,8 @@ impl Cpus {
     pub fn online() -> u32 {
         let text = fs::read_to_string("/sys/devices/system/cpu/online");
         let count = text.ok().and_then(|text| Some(cpu_list(&text)?.len()));
+        // Without /sys what we may use ourselves is the best guess.
+        let count = count.or_else(|| Some(Cpus::of(0)?.len()));
         count.map_or(1, |count| count.max(1) as u32)
     }
 

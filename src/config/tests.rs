@@ -291,11 +291,11 @@ fn wrong_values() {
             "slot 6 has no address",
         ),
         (
-            "listen = [\"127.0.0.1:3103\"]\nslot_listen = \"127.0.0.1:31{slot:02}\"",
+            "max_workers = 8\nlisten = [\"127.0.0.1:3103\"]\nslot_listen = \"127.0.0.1:31{slot:02}\"",
             "the address of a slot",
         ),
         (
-            "listen = [\"3103\"]\nslot_listen = \"0.0.0.0:31{slot:02}\"",
+            "max_workers = 8\nlisten = [\"3103\"]\nslot_listen = \"0.0.0.0:31{slot:02}\"",
             "the address of a slot",
         ),
         (

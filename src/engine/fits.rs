@@ -66,11 +66,11 @@ mod tests {
     #[test]
     fn what_a_reload_cannot_change_is_told_with_its_values() {
         let config = |more: &str| {
-            let text = format!("command = \"node x\"\nlisten = \"3000\"\n{more}");
+            let text = format!("command = \"node x\"\nlisten = \"3000\"\nmax_workers = 8\n{more}");
             Config::parse(&text, "web.toml").expect("a configuration")
         };
         let old = config("");
-        let text = "command = \"node x\"\n\nlisten = [\"4000\", \"127.0.0.1:80\"]";
+        let text = "command = \"node x\"\nmax_workers = 8\nlisten = [\"4000\", \"127.0.0.1:80\"]";
         let new = Config::parse(text, "web.toml").expect("a configuration");
         let why = fits(&old, &new, false).expect_err("other addresses");
         let told = "`listen` has changed: 3000 → 4000, 127.0.0.1:80 (web.toml:3), which";
@@ -78,7 +78,7 @@ mod tests {
         // systemd has these sockets.
         assert_eq!(fits(&old, &new, true), Ok(()));
         let why = fits(&old, &config("blocking = true"), true).expect_err("blocking");
-        let told = "`blocking` has changed: false → true (web.toml:3), which";
+        let told = "`blocking` has changed: false → true (web.toml:4), which";
         assert!(why.starts_with(told) && !why.contains("Ctrl-C"), "{why}");
         assert_eq!(fits(&old, &config("workers = 3"), false), Ok(()));
     }
