@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// How much of what was written to a stream socket has not been read by its peer (AF_UNIX; a
 /// measure of memory, not of bytes) or not been acknowledged (TCP): SIOCOUTQ, see unix(7), tcp(7).
 ///
+/// Neither rustix nor nix has this request as a safe call.
+///
 /// # Errors
 /// What ioctl(2) says.
 pub fn unread_by_peer(fd: BorrowedFd<'_>) -> io::Result<usize> {
@@ -23,7 +25,8 @@ pub fn unread_by_peer(fd: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Makes this process the one that gets SIGIO for `fd` while that has O_ASYNC (F_SETOWN of
-/// fcntl(2)). It ends with the process; the descriptor stays the caller's.
+/// fcntl(2)). It ends with the process; the descriptor stays the caller's. Neither rustix nor
+/// nix has this command as a safe call.
 ///
 /// # Errors
 /// What fcntl(2) says.

@@ -157,7 +157,7 @@ fn existing(name: &str, dry_run: bool) -> Result<(), Fail> {
     }
     let systemd = Systemd::connect(&format!("start {socket} {service}"))?;
     if systemd.state(&service)? == "active" {
-        eprintln!("{name} | runs already; to take over changes: app-cluster reload {name}");
+        errln!("{name} | runs already; to take over changes: app-cluster reload {name}");
         return bring_up::show(name);
     }
     if systemd.state(&socket)? != "active" {
@@ -197,7 +197,7 @@ fn new(options: &Options, script: Option<&Path>, here: &Path) -> Result<(), Fail
         autostart::set_links(&systemd, app.autostart, None)?;
     }
     settings::write_new(&file, &text, readers(&app)?)?;
-    eprintln!("{name} | wrote {}", file.display());
+    errln!("{name} | wrote {}", file.display());
     bring_up::start(&name, &systemd, &app.listen)
 }
 
@@ -234,13 +234,13 @@ fn describe(options: &Options, script: Option<&Path>, here: &Path) -> Result<New
     };
     let user = user(options, &caller, &directory, &program)?;
     if let Some(note) = &program.note {
-        eprintln!("{name} | note: {note}");
+        errln!("{name} | note: {note}");
     }
     if let Some(number) = user.as_ref().filter(|user| user.parse::<u32>().is_ok()) {
-        eprintln!("{name} | the workers run as the user with the number {number}");
+        errln!("{name} | the workers run as the user with the number {number}");
     }
     if user.is_none() {
-        eprintln!("{name} | the workers run as the user {DEFAULT_USER} (--user says another)");
+        errln!("{name} | the workers run as the user {DEFAULT_USER} (--user says another)");
     }
     let Some(directory) = directory.to_str() else {
         let text = format!(
@@ -322,10 +322,10 @@ fn own_arguments() -> String {
 fn steps(name: &str, file: Option<&Path>) -> Result<(), Fail> {
     let (service, socket) = units(name);
     if let Some(file) = file {
-        eprintln!("{name} | would write this to {}", file.display());
+        errln!("{name} | would write this to {}", file.display());
     }
-    eprintln!("{name} | then: systemctl daemon-reload");
-    eprintln!("{name} | then: systemctl start {socket} {service}");
+    errln!("{name} | then: systemctl daemon-reload");
+    errln!("{name} | then: systemctl start {socket} {service}");
     Ok(())
 }
 

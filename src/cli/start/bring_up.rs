@@ -30,7 +30,7 @@ pub fn start(name: &str, systemd: &Systemd, listen: &[Listen]) -> Result<(), Fai
     let progress = |systemd: &Systemd| {
         let text = systemd.status_text(&service).unwrap_or_default();
         if !text.is_empty() && text != told {
-            eprintln!("{name} | {}", logs::harmless(&text));
+            errln!("{name} | {}", logs::harmless(&text));
             told = text;
         }
     };
@@ -46,7 +46,7 @@ pub fn show(name: &str) -> Result<(), Fail> {
         Ok(_) => status::main(name, false, false),
         // systemd lets us start it, the supervisor does not talk to us.
         Err(fail) if fail.status() == Status::NoSuchApp => {
-            println!("{name}: runs");
+            outln!("{name}: runs");
             Ok(())
         }
         Err(fail) => Err(fail),
@@ -77,7 +77,7 @@ fn stays(name: &str, fail: Fail) -> Fail {
     );
     match fail.has_hint() {
         true => {
-            eprintln!("{name} | {what}");
+            errln!("{name} | {what}");
             fail
         }
         false => fail.hint(what),
@@ -99,9 +99,9 @@ fn service_failure(name: &str, service: &str, since: SystemTime) -> Fail {
         let (cgroup, run) = (worker.cgroup.as_deref(), worker.run.as_deref());
         let lines = logs::last_lines(worker.pid, cgroup, run, LAST_LINES, since);
         if !lines.is_empty() {
-            eprintln!("last lines of the worker (pid {}):", worker.pid);
+            errln!("last lines of the worker (pid {}):", worker.pid);
             for line in lines {
-                eprintln!("  | {line}");
+                errln!("  | {line}");
             }
         }
     }

@@ -72,7 +72,7 @@ pub fn address(app: &NewApp, interrupts: &Interrupts) -> Result<Listen, Fail> {
     let user = app.user.as_deref().unwrap_or(DEFAULT_USER);
     let launch = launch(app, user)?;
     if launch.runner.is_some() {
-        eprintln!("{name} | starting one worker to see where it listens");
+        errln!("{name} | starting one worker to see where it listens");
     }
     let other = other_user(user)
         .map_err(|()| unknown(format!("Only root can start a worker as `{user}`")))?;
@@ -98,7 +98,7 @@ pub fn address(app: &NewApp, interrupts: &Interrupts) -> Result<Listen, Fail> {
     })?;
     let listen = listener(&query)
         .ok_or_else(|| unknown(format!("A worker asks for {query}, which is no address")))?;
-    eprintln!("{name} | it listens on {}", listen.address);
+    errln!("{name} | it listens on {}", listen.address);
     Ok(listen)
 }
 
@@ -140,10 +140,10 @@ fn other_user(user: &str) -> Result<Option<String>, ()> {
 
 fn show(lines: &[String]) {
     if !lines.is_empty() {
-        eprintln!("last lines of the worker:");
+        errln!("last lines of the worker:");
     }
     for line in lines {
-        eprintln!("  | {}", crate::cli::logs::harmless(line));
+        errln!("  | {}", crate::cli::logs::harmless(line));
     }
 }
 
