@@ -26,6 +26,7 @@ mod status;
 mod stop;
 mod time;
 mod timer;
+mod transition;
 mod undo;
 mod watchdog;
 mod worker;
@@ -33,7 +34,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, ClusterState, Done, Failure, Outcome, RolloutStep, Transition};
+pub use action::{Action, Done, Failure, Outcome};
 pub use blame::{Blame, Cause};
 pub use event::{Event, Exit, Notification, Request, Scale};
 pub use health::{Checkup, Health, Verdict};
@@ -46,6 +47,7 @@ pub use rollback::RolledBack;
 pub use status::RolloutStatus;
 pub use time::Time;
 pub use timer::Timer;
+pub use transition::{ClusterState, RolloutStep, Transition};
 pub use worker::{Generation, LastExit, Slot, Worker, WorkerState};
 
 use requests::Waiter;

@@ -19,6 +19,17 @@ fn recycle(sim: &mut Sim, id: WorkerId, why: Recycle) -> bool {
     done
 }
 
+/// Its replacement fails, until the script lets one live.
+fn stays_until_another_succeeds(sim: &mut Sim, old: WorkerId) {
+    assert!(recycle(sim, old, MEMORY));
+    sim.run(ms(3_000));
+    let state = sim.core.worker(old).map(|w| w.state);
+    assert_eq!(state, Some(WorkerState::Ready));
+    sim.scripts.insert(GenerationId(1), Script::default());
+    sim.run(ms(10_000));
+    assert!(!sim.alive.contains_key(&old));
+}
+
 #[test]
 fn it_serves_until_its_replacement_is_ready() {
     let mut sim = served(Script::default());
@@ -40,14 +51,7 @@ fn a_replacement_that_fails_leaves_it_there() {
     let old = sim.serving(0).expect("a worker").id;
     let script = sim.scripts.get_mut(&GenerationId(1)).expect("a script");
     script.exits = Some((ms(10), Exit::Code(1)));
-    assert!(recycle(&mut sim, old, MEMORY));
-    sim.run(ms(1_000));
-    let state = sim.core.worker(old).map(|w| w.state);
-    assert_eq!(state, Some(WorkerState::Ready));
-    // The next attempt succeeds.
-    sim.scripts.insert(GenerationId(1), Script::default());
-    sim.run(ms(10_000));
-    assert!(!sim.alive.contains_key(&old));
+    stays_until_another_succeeds(&mut sim, old);
 }
 
 /// Not even where workers are never started again does one that serves go for nothing.
@@ -77,14 +81,7 @@ fn a_replacement_that_is_not_to_be_followed_leaves_it_there_too() {
                 assert!(matches!(sim.reply(1), Some(Err(Failure::WorkerFailed(_)))));
                 assert!(!sim.core.slots()[0].stopped, "it has a worker");
             }
-            assert!(recycle(&mut sim, old, MEMORY));
-            sim.run(ms(3_000));
-            let state = sim.core.worker(old).map(|w| w.state);
-            assert_eq!(state, Some(WorkerState::Ready));
-            // The next attempt succeeds.
-            sim.scripts.insert(GenerationId(1), Script::default());
-            sim.run(ms(10_000));
-            assert!(!sim.alive.contains_key(&old));
+            stays_until_another_succeeds(&mut sim, old);
         }
     }
 }
