@@ -55,6 +55,24 @@ pub struct Status {
     pub companion: Option<CompanionStatus>,
     /// Things that were refused or could not be said, since the start.
     pub counters: Counters,
+    /// 1 at first, one more whenever a supervisor has taken over what another had.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// How this supervisor came to what it has, if it is not the first.
+    #[serde(default)]
+    pub taken_over: Option<TakenOver>,
+}
+
+/// How a supervisor has taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// `re-exec`: the program was executed again, in the same process. `restart`: the one
+    /// before had left for it (`restart --keep-workers`). `crash`: it had not.
+    pub how: String,
+    /// When (RFC 3339, UTC).
+    pub at: String,
+    /// The version of the one before.
+    pub from_version: String,
 }
 
 /// A generation that was brought back.
@@ -243,6 +261,18 @@ pub enum Call {
         /// The slot whose worker is to be replaced.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         slot: Option<u32>,
+        /// Replace the supervisor, not the workers: it ends, and the next one, which systemd
+        /// starts, takes them over. Without `slot` only.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep_workers: bool,
+    },
+    /// Execute the program again, as it is on disk now, in the same process; the workers stay.
+    /// Answered right before that, with the `incarnation` that `GetStatus` will tell then,
+    /// when what is under way has ended.
+    Upgrade {
+        /// Take back a rollout that is under way instead of waiting for its end.
+        #[serde(default)]
+        now: bool,
     },
     /// Stop the app, if no service manager would start it again.
     Stop {
@@ -333,6 +363,9 @@ pub struct Outcome {
     /// How many workers are ready, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// The [`Status::incarnation`] of the supervisor that is to follow, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<u64>,
     /// What the generation that serves now has changed, after a reload, restart or
     /// rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -406,6 +439,11 @@ pub enum Error {
         /// One sentence for people.
         message: String,
     },
+    /// The program cannot be executed again; nothing was changed.
+    CannotUpgrade {
+        /// Why, and what to do.
+        message: String,
+    },
     /// The app is a systemd service: systemd has to stop it, or would start it again.
     ManagedBySystemd {
         /// One sentence for people.
@@ -439,6 +477,7 @@ impl Error {
             | Error::NoSuchWorker { message }
             | Error::InProgress { message }
             | Error::InvalidParameter { message }
+            | Error::CannotUpgrade { message }
             | Error::ManagedBySystemd { message, .. }
             | Error::NotDelivered { message, .. }
             | Error::NotAuthorized { message } => message,

@@ -25,7 +25,14 @@ pub fn rollback(name: &str, json: bool) -> Result<(), Fail> {
 
 pub fn restart(target: &Target) -> Result<(), Fail> {
     let slot = target.slot;
-    change(&target.name, &Call::Restart { slot }, false)
+    change(
+        &target.name,
+        &Call::Restart {
+            slot,
+            keep_workers: false,
+        },
+        false,
+    )
 }
 
 fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {

@@ -129,6 +129,7 @@ impl Engine {
             generation: None,
             back_to: None,
             workers: Some(workers),
+            incarnation: None,
             changes: None,
         })
     }

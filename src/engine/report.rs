@@ -81,6 +81,7 @@ pub fn outcome(done: &Done) -> api::Outcome {
         generation,
         back_to,
         workers,
+        incarnation: None,
         changes: None,
     }
 }
@@ -162,6 +163,8 @@ impl Engine {
                 .clone()
                 .or_else(|| self.core.degraded().map(str::to_owned)),
             companion: self.companion_status(),
+            incarnation: 1,
+            taken_over: None,
             counters: Counters {
                 notify_refused: self.notify_refused,
                 notify_garbage: self.notify_garbage,

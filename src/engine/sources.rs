@@ -298,8 +298,22 @@ impl Engine {
             }
             Call::Reload {} => Request::Reload,
             Call::Rollback {} => Request::Rollback,
-            Call::Restart { slot: None } => Request::Restart,
-            Call::Restart { slot: Some(slot) } => Request::Replace(SlotId(slot)),
+            Call::Restart {
+                slot: None,
+                keep_workers: false,
+            } => Request::Restart,
+            Call::Restart {
+                slot: Some(slot),
+                keep_workers: false,
+            } => Request::Replace(SlotId(slot)),
+            Call::Restart {
+                keep_workers: true, ..
+            }
+            | Call::Upgrade { .. } => {
+                return Err(api::Error::InvalidParameter {
+                    message: "not yet".to_owned(),
+                });
+            }
             Call::Stop { .. } if self.unit.is_some() => {
                 let unit = self.unit.clone().unwrap_or_default();
                 return Err(api::Error::ManagedBySystemd {

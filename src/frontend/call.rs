@@ -103,12 +103,13 @@ fn send(parameters: &str) -> Result<Parsed, Value> {
 }
 
 fn call(name: &str, parameters: Value) -> Result<Parsed, Value> {
-    const METHODS: [&str; 8] = [
+    const METHODS: [&str; 9] = [
         "GetStatus",
         "Plan",
         "Reload",
         "Rollback",
         "Restart",
+        "Upgrade",
         "Stop",
         "Scale",
         "Subscribe",

@@ -46,8 +46,8 @@ impl Caller {
         let for_group = match call {
             Call::GetStatus {} | Call::Plan {} | Call::Reload {} | Call::Rollback {} => true,
             Call::Scale { .. } | Call::Send { .. } | Call::Subscribe { .. } => true,
-            Call::Restart { slot } => slot.is_some(),
-            Call::Stop { .. } => false,
+            Call::Restart { slot, .. } => slot.is_some(),
+            Call::Stop { .. } | Call::Upgrade { .. } => false,
         };
         let text = match () {
             () if !for_group => "only root and the supervisor's own user may do that (try sudo)",

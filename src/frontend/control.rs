@@ -210,6 +210,7 @@ mod tests {
                     generation: None,
                     back_to: None,
                     workers: None,
+                    incarnation: None,
                     changes: None,
                 })));
             }
