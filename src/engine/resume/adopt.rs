@@ -35,6 +35,7 @@ impl Engine {
                 Err(_) => {} // It was never spawned.
             }
         }
+        self.restore_connections();
         self.resume_companion(state.companion, &mut kept);
         for (worker, pid) in found {
             self.feed(Event::Spawned { worker, pid });
@@ -103,6 +104,7 @@ impl Engine {
                 .and_then(|talk| Talk::resume(talk, channel, lines)),
         };
         let slot = self.core.worker(id).map_or(SlotId(0), |w| w.slot);
+        let output = output.map(|pipe| (pipe, worker.begun));
         let watched = self.watch(id, slot, &mut held, output);
         self.held.insert(id, held);
         if watched.is_err() {

@@ -17,6 +17,8 @@ pub struct Recorder {
     snapshot: Option<Snapshot>,
     /// Something has changed since the last record.
     outdated: bool,
+    /// How often something has changed.
+    pub changes: u64,
     /// What systemd's store has.
     stored: BTreeSet<String>,
     /// See [`crate::api::Status::incarnation`].
@@ -33,6 +35,7 @@ impl Recorder {
         Recorder {
             snapshot,
             outdated: true,
+            changes: 0,
             stored: stored.into_iter().collect(),
             incarnation,
             taken_over: None,
@@ -43,6 +46,7 @@ impl Recorder {
     /// Something has changed that the next supervisor has to know.
     pub fn outdate(&mut self) {
         self.outdated = true;
+        self.changes += 1;
     }
 
     /// Takes note of what the core wants done: all but questions follow from something that it
@@ -58,7 +62,9 @@ impl Recorder {
                     | Action::Measure { .. }
             )
         };
-        self.outdated |= !actions.iter().all(question);
+        if !actions.iter().all(question) {
+            self.outdate();
+        }
     }
 
     /// Whether something is still to be recorded.
@@ -204,6 +210,10 @@ impl Engine {
                 process: held.and_then(|held| Identity::of(held.process.pid)),
                 lines: held.map(|held| held.lines.clone()).unwrap_or_default(),
                 talk: held.and_then(|held| Some(held.talk.as_ref()?.state(exact))),
+                begun: match held.and_then(|held| held.tail.as_ref()) {
+                    Some(tail) if exact => tail.begun(),
+                    _ => Vec::new(),
+                },
             };
             workers.insert(known.id, worker);
         }
@@ -224,7 +234,7 @@ impl Engine {
             lines: lines.collect(),
             files: files.collect(),
             inherited: self.inherited,
-            node: self.node.state(),
+            node: self.node_state(exact),
             companion: self.companion.state(exact),
         }
     }
