@@ -28,6 +28,17 @@ impl Supervisor {
         self.state
     }
 
+    /// Whether systemd has been told that the app is ready ([`Action::SayReady`]).
+    pub fn said_ready(&self) -> bool {
+        self.said_ready
+    }
+
+    /// Nothing is being rolled out or waits for that, and the app neither begins nor ends.
+    /// Workers may start and drain.
+    pub fn is_settled(&self) -> bool {
+        self.state == ClusterState::Running && self.rollout.is_none() && self.queued.is_none()
+    }
+
     /// The generation that was rolled out last.
     pub fn generation(&self) -> GenerationId {
         self.generation

@@ -11,8 +11,8 @@ pub(super) struct Before {
     ready: u32,
     /// Which slots had none, and were to stay without.
     empty: Vec<bool>,
-    /// One of them ends by this event, whatever we do.
-    leaves: bool,
+    /// So many of them end by this event, whatever we do.
+    leaves: u32,
 }
 
 impl Before {
@@ -28,12 +28,17 @@ impl Before {
             _ => None,
         };
         let ready = |id| sim.core.worker(id).map(|w| w.state) == Some(WorkerState::Ready);
+        let never_ran = match event {
+            Event::Resumed { .. } => sim.core.without_pid(),
+            _ => Vec::new(),
+        };
+        let leave = about.into_iter().chain(&never_ran);
         let serves = |slot: &Slot| slot.members.iter().any(|id| ready(*id));
         let slots = sim.core.slots().iter();
         Before {
             ready: sim.core.ready_workers(),
             empty: slots.map(|slot| slot.stopped && !serves(slot)).collect(),
-            leaves: about.is_some_and(|id| ready(*id)),
+            leaves: leave.filter(|id| ready(**id)).count() as u32,
         }
     }
 
@@ -52,7 +57,7 @@ impl Before {
             }
             _ => false,
         };
-        let gone = u32::from(self.leaves) + actions.iter().filter(hung).count() as u32;
+        let gone = self.leaves + actions.iter().filter(hung).count() as u32;
         let desired = core.desired_workers().0;
         let empty = self.empty.iter().take(desired as usize);
         let wanted = desired - empty.filter(|empty| **empty).count() as u32;
