@@ -2,13 +2,11 @@
 //! The supervisor is killed at any moment, time passes, and another one takes over: as the
 //! engine does it, from what was recorded last. The workers do not notice.
 
-use super::invariants::{Step, config, play, policies, scripts, steps};
 use super::*;
-use proptest::prelude::*;
 
 /// What is in a snapshot.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
+pub(in crate::core) struct Record {
     core: Supervisor,
     scripts: BTreeMap<GenerationId, Script>,
 }
@@ -24,7 +22,7 @@ impl Record {
 
 /// One death.
 #[derive(Debug, Clone)]
-pub(super) struct Crash {
+pub(in crate::core) struct Crash {
     /// So many events after the one before.
     pub after: usize,
     /// After so many of the event's actions (at the most: after them all).
@@ -39,29 +37,37 @@ pub(super) struct Crash {
 
 /// Deaths to come.
 #[derive(Debug, Default)]
-pub(super) struct Crashes {
+pub(in crate::core) struct Crashes {
     pub plan: VecDeque<Crash>,
     /// Events that are handled in a turn, at whose end it is recorded; at least one.
     pub turn: usize,
     /// The last record, and the events since.
     last: Option<(Record, usize)>,
     waited: usize,
-    /// The last request, and the last one that nobody waits for any more.
+    /// The last request, and the first one that somebody still waits for.
     pub asked: u64,
-    pub gone: u64,
+    pub first: u64,
     pub happened: usize,
     /// Until that is done, nobody re-executes itself.
     taking_over: bool,
 }
 
 /// Where a death cuts what an event leads to, and what is recorded then.
-pub(super) struct Cut {
+pub(in crate::core) struct Cut {
     crash: Crash,
     actions: usize,
     record: Option<Record>,
 }
 
 impl Crashes {
+    pub fn new(plan: Vec<Crash>, turn: usize) -> Crashes {
+        Crashes {
+            plan: plan.into(),
+            turn,
+            ..Crashes::default()
+        }
+    }
+
     pub fn is_armed(&self) -> bool {
         !self.plan.is_empty()
     }
@@ -133,7 +139,7 @@ impl Sim {
         self.crashes.happened += 1;
         let this = self.crashes.happened;
         if !exact {
-            self.crashes.gone = self.crashes.asked;
+            self.crashes.first = self.crashes.asked + 1;
         }
         let text = serde_json::to_string(&record.core).expect("serialises");
         self.core = serde_json::from_str(&text).expect("deserialises");
@@ -233,38 +239,8 @@ impl Sim {
     }
 }
 
-fn crashes() -> impl Strategy<Value = Crashes> {
-    let away = prop_oneof![
-        1 => Just(ms(0)),
-        3 => (0..500u64).prop_map(ms),
-        2 => (0..10_000u64).prop_map(ms),
-        1 => (10_000..3_600_000u64).prop_map(ms),
-    ];
-    let cut = prop_oneof![1 => 0..6usize, 1 => Just(usize::MAX)];
-    let one = (
-        0..25usize,
-        cut,
-        any::<bool>(),
-        away,
-        prop::bool::weighted(0.2),
-    );
-    let one = one.prop_map(|(after, cut, recorded, away, exact)| Crash {
-        after,
-        cut,
-        recorded,
-        away,
-        exact,
-    });
-    let turn = prop_oneof![2 => Just(1), 1 => 2..6usize];
-    (prop::collection::vec(one, 1..20), turn).prop_map(|(plan, turn)| Crashes {
-        plan: plan.into(),
-        turn,
-        ..Crashes::default()
-    })
-}
-
 /// The same for all: it has come to rest, whatever has happened.
-fn assert_at_rest(sim: &Sim) {
+pub(super) fn assert_at_rest(sim: &Sim) {
     let core = &sim.core;
     let (desired, _) = core.desired_workers();
     let line = core.status_line();
@@ -279,130 +255,4 @@ fn assert_at_rest(sim: &Sim) {
     assert!(core.generations.len() <= 2);
     assert_eq!(core.waiters, []);
     assert_eq!(core.check_snapshot(sim.now), Ok(()));
-}
-
-/// Well from now on; the last word is a reload to three workers.
-fn settle(sim: &mut Sim) {
-    sim.crashes.plan.clear();
-    for script in sim.scripts.values_mut() {
-        *script = Script::default();
-    }
-    sim.gone = false;
-    sim.run(ms(60_000));
-    sim.configs = VecDeque::from([Ok((policy(3), Script::default()))]);
-    sim.request(1_000, Request::Reload);
-    sim.run(ms(300_000));
-    assert!(
-        sim.reply(1_000).is_some_and(Result::is_ok),
-        "{:?}",
-        sim.reply(1_000)
-    );
-    assert_at_rest(sim);
-    assert_eq!(sim.core.next_deadline(), None);
-}
-
-proptest! {
-    #![proptest_config(config())]
-
-    /// No panic, no busy deadline, no reply to those who are gone, at most one to the others,
-    /// no SIGKILL before its time, nobody fails because nobody has looked, and it can be
-    /// stopped.
-    #[test]
-    fn anything_may_happen_to_a_supervisor_that_is_killed(
-        p in policies(),
-        s in scripts(),
-        steps in steps(),
-        crashes in crashes(),
-    ) {
-        let mut sim = Sim::new(p, s);
-        sim.watch = super::invariants::kills_are_earned;
-        sim.crashes = crashes;
-        let asked = play(&mut sim, &steps);
-        sim.request(asked + 1, Request::Stop);
-        sim.run(ms(120_000));
-        // Perhaps it has never heard of it.
-        sim.crashes.plan.clear();
-        sim.request(asked + 2, Request::Stop);
-        sim.run(ms(120_000));
-        prop_assert!(sim.exit.is_some(), "{}", sim.core.status_line());
-        prop_assert!(sim.alive.is_empty(), "left: {:?}", sim.alive);
-        let mut ids: Vec<_> = sim.replies.iter().map(|r| r.0).collect();
-        ids.sort();
-        ids.dedup();
-        prop_assert_eq!(ids.len(), sim.replies.len(), "a request got two replies");
-    }
-
-    /// `Before::check` is called at every event.
-    #[test]
-    fn ready_workers_are_never_given_away_by_a_supervisor_that_is_killed(
-        p in policies(),
-        s in scripts(),
-        steps in steps(),
-        crashes in crashes(),
-    ) {
-        let mut sim = Sim::new(p, Script { ready: Some(ms(100)), unspawnable: false, ..s });
-        sim.crashes = crashes;
-        let restart = |step: &Step| matches!(step, Step::Request(Request::Restart));
-        let steps: Vec<Step> = steps.into_iter().filter(|step| !restart(step)).collect();
-        play(&mut sim, &steps);
-        sim.run(ms(10_000));
-    }
-
-    /// Whatever was lost: in the end each slot has one ready worker, and nobody else lives.
-    #[test]
-    fn it_comes_to_rest_after_any_deaths(
-        p in policies(),
-        steps in steps(),
-        crashes in crashes(),
-    ) {
-        let mut sim = Sim::new(p, Script::default());
-        sim.run(ms(1_000));
-        sim.crashes = crashes;
-        play(&mut sim, &steps);
-        settle(&mut sim);
-    }
-
-    /// Killed only when all was recorded, it ends as one that was not killed ends, up to what
-    /// cannot be known or is meant to differ: names (workers, generations, pids), times, the
-    /// jitter, what was counted (crashes, restarts, recyclings; a death that nobody saw has no
-    /// status), which generation can be gone back to (an interrupted rollout may have been
-    /// undone), and replies to those who waited. So the same are: the number of workers and who
-    /// has set it, the rules of the generation that serves, one ready worker in each slot, and
-    /// that nothing is wrong or under way.
-    #[test]
-    fn a_supervisor_that_is_killed_ends_like_one_that_is_not(
-        p in policies(),
-        steps in steps(),
-        mut crashes in crashes(),
-    ) {
-        // By how many depends on the generation that serves then.
-        let by = |step: &Step| matches!(step, Step::Request(Request::Scale(Scale::By(_))));
-        let steps: Vec<Step> = steps.into_iter().filter(|step| !by(step)).collect();
-        for crash in &mut crashes.plan {
-            (crash.cut, crash.recorded) = (usize::MAX, true);
-        }
-        crashes.turn = 1;
-        let mut ends = Vec::new();
-        for crashes in [Crashes::default(), crashes] {
-            let mut sim = Sim::new(p.clone(), Script::default());
-            sim.run(ms(1_000));
-            sim.crashes = crashes;
-            play(&mut sim, &steps);
-            settle(&mut sim);
-            let core = sim.core;
-            let rules = core.generations[&core.generation].policy.clone();
-            let failed = core.slots.iter().filter(|s| s.failed.is_some() || s.stopped).count();
-            ends.push((
-                core.desired_workers(),
-                core.scale,
-                rules,
-                core.slots.len(),
-                failed,
-                core.degraded,
-                core.said_ready,
-                core.outcome,
-            ));
-        }
-        prop_assert_eq!(&ends[0], &ends[1]);
-    }
 }

@@ -4,6 +4,7 @@
 mod ageing;
 mod capacity;
 mod crash;
+mod deaths;
 mod health;
 mod invariants;
 mod lifecycle;
@@ -11,6 +12,7 @@ mod node;
 mod plan;
 mod recycle;
 mod resume;
+mod resume_workers;
 mod rollback;
 mod rollout;
 mod storm;
@@ -223,7 +225,7 @@ impl Sim {
                 self.log.push(transition);
             }
             Action::Reply { to, result } => {
-                assert!(to.0 > self.crashes.gone, "nobody waits for {to} any more");
+                assert!(to.0 >= self.crashes.first, "nobody waits for {to} any more");
                 self.replies.push((to, result));
             }
             Action::Exit(outcome) => self.exit = Some((self.now, outcome)),
