@@ -9,9 +9,9 @@
 //! is shown by then, and what is in a pipe is left there.
 
 use crate::core::SlotId;
+use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::VecDeque;
 use std::fs::File;
-use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -282,7 +282,10 @@ mod tests {
     fn a_line_goes_on_where_another_reader_has_left_it() {
         let (first, mut shown) = (Tail::default(), Vec::new());
         assert!(super::copy(&mut &b"one\ntw"[..], "w |", &first, &mut shown));
-        assert_eq!((shown.as_slice(), first.begun()), (&b"w | one\n"[..], b"tw".to_vec()));
+        assert_eq!(
+            (shown.as_slice(), first.begun()),
+            (&b"w | one\n"[..], b"tw".to_vec())
+        );
         let next = Tail::default();
         next.lock().begun = first.begun();
         copy(&b"o\n"[..], "w |", &next, &mut shown);

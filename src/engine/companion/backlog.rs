@@ -70,7 +70,8 @@ impl Backlog {
         all.sort_by_key(|(_, (number, _))| *number);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let all = all.into_iter();
-        all.map(|(worker, (_, bytes))| (worker, text(bytes))).collect()
+        all.map(|(worker, (_, bytes))| (worker, text(bytes)))
+            .collect()
     }
 
     fn take(&mut self, worker: WorkerId) -> Option<Vec<u8>> {

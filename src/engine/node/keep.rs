@@ -365,7 +365,9 @@ impl Engine {
                     data,
                     tries,
                 } => match self.socket_for(worker, &key) {
-                    Some(socket) => Sent::Answer(Outgoing::Shared { key, ack, data }, socket, tries),
+                    Some(socket) => {
+                        Sent::Answer(Outgoing::Shared { key, ack, data }, socket, tries)
+                    }
                     None => Sent::Connection(u64::MAX),
                 },
             });
@@ -396,7 +398,10 @@ impl Engine {
     /// Sees to what workers may have said to a supervisor that did not live to act upon it, and
     /// asks whether they answer.
     pub(in super::super) fn catch_up_with(&mut self, worker: WorkerId) {
-        let blocked = self.core.worker(worker).is_some_and(|w| w.blocked.is_some());
+        let blocked = self
+            .core
+            .worker(worker)
+            .is_some_and(|w| w.blocked.is_some());
         let Some(talk) = self.talk(worker) else {
             return;
         };
