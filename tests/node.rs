@@ -55,6 +55,10 @@ mod second;
 mod starts;
 #[path = "node/stop.rs"]
 mod stop;
+#[path = "node/upgrade.rs"]
+mod upgrade;
+#[path = "support/upgrades.rs"]
+mod upgrades;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use node_tools::{GATE, Node, VERSIONS};
@@ -86,18 +90,20 @@ fn main() -> ExitCode {
         companion::ROWS,
         figures::ROWS,
         health::ROWS,
+        upgrade::ROWS,
     ];
     let rows = suites.concat();
+    let smoke = [starts::SMOKE, upgrade::SMOKE].concat();
     let mut trials = Vec::new();
     for version in VERSIONS {
         let rows = match full || version == GATE {
             true => rows.as_slice(),
-            false => starts::SMOKE,
+            false => &smoke,
         };
         trials.extend(rows.iter().map(|row| trial(version, *row)));
     }
     // What does not depend on the version.
-    for row in [hostile::ROWS, others::ROWS].concat() {
+    for row in [hostile::ROWS, others::ROWS, upgrade::OTHERS].concat() {
         trials.push(trial(GATE, row));
     }
     libtest_mimic::run(&args, trials).exit_code()
