@@ -28,6 +28,11 @@ impl Supervisor {
         self.state
     }
 
+    /// Whether it ends.
+    pub fn is_stopping(&self) -> bool {
+        self.state == ClusterState::Stopping
+    }
+
     /// Whether systemd has been told that the app is ready ([`Action::SayReady`]).
     pub fn said_ready(&self) -> bool {
         self.said_ready
