@@ -35,8 +35,9 @@ impl Engine {
         let mut found = Vec::new();
         for (id, worker) in state.workers {
             let recorded = worker.process.is_some();
+            let told = self.core.worker(id).is_none_or(|known| known.pid.is_some());
             match self.adopt(id, worker, &lines, &mut kept) {
-                Ok(pid) if !recorded => found.push((id, pid)),
+                Ok(pid) if !told => found.push((id, pid)),
                 Ok(_) => {}
                 Err(exit) if recorded => gone.push((id, exit)),
                 Err(_) => {} // It was never spawned.

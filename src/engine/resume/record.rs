@@ -6,7 +6,7 @@
 
 use super::state::{StateRef, Worker};
 use super::{End, Identity, Name, Snapshot, boot_id};
-use crate::core::{Action, WorkerId};
+use crate::core::{Action, Event, Notification, WorkerId};
 use crate::engine::{Engine, Level, Record, SAY_AGAIN, fault};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -69,6 +69,15 @@ impl Recorder {
             )
         };
         self.outdated |= !actions.iter().all(question);
+    }
+
+    /// What a worker says once counts for ever: how long it may take, or how often it gives a
+    /// sign of life. Signs of life and its status are said again.
+    pub fn hear(&mut self, event: &Event) {
+        if let Event::Notified { what, .. } = event {
+            let again = matches!(what, Notification::Watchdog | Notification::Status(_));
+            self.outdated |= !again;
+        }
     }
 
     /// Whether something is still to be recorded.
