@@ -3,7 +3,7 @@
 
 use super::client::{CallError, Client};
 use super::systemd::{Systemd, Verb, is_down};
-use super::{Fail, Status, units};
+use super::{Fail, Status, sweep, units};
 use crate::api::{self, Call, Outcome};
 
 pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
@@ -50,6 +50,11 @@ fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
     };
     match Systemd::connect("") {
         Ok(systemd) if is_up(&systemd) => stop_units(name, &all),
+        // Stopped by hand while no supervisor ran, and its workers serve on.
+        Ok(systemd) if sweep::after_stop(&systemd, name)? => {
+            outln!("{name}: stopped");
+            Ok(())
+        }
         _ => Err(fail),
     }
 }
@@ -62,6 +67,10 @@ fn stop_units(name: &str, units: &[String]) -> Result<(), Fail> {
     let systemd = Systemd::connect(&format!("stop {shown}"))?;
     for unit in units {
         systemd.job(Verb::Stop, unit, |_| {})??;
+    }
+    if units.contains(&super::units(name).0) {
+        // Between two attempts to start there is nothing that systemd would stop.
+        sweep::after_stop(&systemd, name)?;
     }
     outln!("{name}: stopped, and its socket closed");
     Ok(())

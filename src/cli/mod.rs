@@ -22,8 +22,10 @@ mod send;
 mod settings;
 mod start;
 mod status;
+mod sweep;
 mod systemd;
 mod target;
+mod upgrade;
 mod why;
 
 use crate::config::{Listen, Workers};
@@ -35,6 +37,8 @@ use target::Target;
 
 /// Where the configuration files are.
 const CONFIG_DIRECTORY: &str = "/etc/app-cluster";
+/// Below it each supervisor has a directory while it runs.
+const RUNTIME_DIRECTORY: &str = "/run/app-cluster";
 /// The app that is meant when none is named.
 const DEFAULT_NAME: &str = "app-cluster";
 
@@ -224,6 +228,31 @@ enum Verb {
         /// The app, or one slot of it: NAME[SLOT]
         #[arg(default_value = DEFAULT_NAME)]
         target: Target,
+        /// Replace the supervisor only: a new one takes the workers over, which serve on
+        #[arg(long)]
+        keep_workers: bool,
+    },
+    /// Execute the supervisor's program again, as it is on disk now; the workers stay
+    ///
+    /// What the upgrade of the package does. The same process goes on with the new program, and
+    /// nothing is lost or broken. A reload that is under way is waited for. If the new program
+    /// cannot go on with what the old one has, nothing is changed and the exit status is 1.
+    Upgrade {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+        /// Take back a reload that is under way instead of waiting for its end
+        #[arg(long)]
+        now: bool,
+        /// The result as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// End what a supervisor that is gone has left; what the units run when they stop
+    #[command(hide = true)]
+    Sweep {
+        /// The app
+        name: String,
     },
     /// Start an app, a new one from a file or a command, or one that has a configuration
     ///
@@ -320,6 +349,7 @@ impl Verb {
             Verb::Status { json, .. }
             | Verb::Reload { json, .. }
             | Verb::Rollback { json, .. }
+            | Verb::Upgrade { json, .. }
             | Verb::Send { json, .. }
             | Verb::Check { json, .. }
             | Verb::Config(config::Part::Show { json, .. } | config::Part::Cat { json, .. }) => {
@@ -369,7 +399,13 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
             false => reload::main(&checked(name)?, json),
         },
         Verb::Rollback { name, json } => reload::rollback(&checked(name)?, json),
-        Verb::Restart { target } => reload::restart(&target),
+        Verb::Restart {
+            target,
+            keep_workers: true,
+        } => upgrade::keep_workers(&target),
+        Verb::Restart { target, .. } => reload::restart(&target),
+        Verb::Upgrade { name, now, json } => upgrade::main(&checked(name)?, now, json),
+        Verb::Sweep { name } => sweep::main(&checked(name)?),
         Verb::Start(options) => start::main(&options),
         Verb::Stop { name, now } => manage::stop(&checked(name)?, now),
         Verb::Delete { name, yes } => delete::delete(&checked(name)?, yes),
