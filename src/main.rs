@@ -13,13 +13,26 @@ fn main() -> ExitCode {
         return generator::main(&words);
     }
     // Ahead of the command line parser: this one runs for every worker.
-    if arguments
-        .next()
-        .is_some_and(|verb| verb == app_cluster::exec::VERB)
-    {
-        app_cluster::exec::run(arguments);
+    match arguments.next() {
+        Some(verb) if verb == app_cluster::exec::VERB => app_cluster::exec::run(arguments),
+        Some(verb) if verb == app_cluster::engine::CHECK_VERB => return check_snapshot(),
+        _ => {}
     }
     app_cluster::cli::main()
+}
+
+/// Called by a supervisor that is about to execute this program in its place.
+fn check_snapshot() -> ExitCode {
+    match app_cluster::engine::check_snapshot() {
+        Ok(version) => {
+            println!("{version}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            println!("{why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn to_text(word: OsString) -> String {

@@ -5,8 +5,8 @@ use super::{Fail, Status, config_file};
 use crate::config::Config;
 use crate::core::Outcome;
 use crate::engine::{
-    Engine, Journal, Level, Listener, Load, Parts, Passed, Record, Runtime, Style, Systemd,
-    block_signals, group, inherit, make_room, open, runtime_directory,
+    Engine, Journal, Level, Listener, Load, Parts, Passed, Record, Resumed, Runtime, Style,
+    Systemd, block_signals, group, inherit, make_room, open, runtime_directory,
 };
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -51,14 +51,26 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
     for complaint in complaint.into_iter().chain(odd_environment()) {
         journal.log(Record::plain(Level::Warning, complaint));
     }
-    let prepared = inherited
-        .map_err(Fail::from)
-        .and_then(|inherited| prepare(&setup, inherited));
-    let (first, listeners, runtime, was_inherited) = match prepared {
+    let prepared = inherited.map_err(Fail::from).and_then(|(passed, kept)| {
+        let left = kept.names.clone();
+        let resumed = Resumed::find(&setup.name, kept).unwrap_or_else(|why| {
+            let text = format!(
+                "what the supervisor before has left cannot be used: {why}; its workers are \
+                 replaced"
+            );
+            journal.log(Record::plain(Level::Error, text));
+            None
+        });
+        let prepared = prepare(&setup, passed, resumed.as_ref())?;
+        Ok((prepared, resumed, left))
+    });
+    let ((first, listeners, runtime, was_inherited), resumed, left) = match prepared {
         Ok(prepared) => prepared,
         Err(fail) => return Err(give_up(fail, &mut systemd, &mut journal, began)),
     };
-    (setup.greet)(&setup.name, &listeners);
+    if resumed.is_none() {
+        (setup.greet)(&setup.name, &listeners);
+    }
     let under_systemd = systemd.is_there();
     let parts = Parts {
         name: setup.name,
@@ -71,6 +83,8 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
         journal,
         systemd,
         style: setup.style,
+        resumed,
+        left,
     };
     let ended = Engine::new(parts).and_then(Engine::run).inspect_err(|_| {
         if under_systemd {
@@ -88,7 +102,17 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
 
 type Prepared = (Config, Vec<Listener>, Runtime, bool);
 
-fn prepare(setup: &Setup, inherited: Vec<Passed>) -> Result<Prepared, Fail> {
+fn prepare(
+    setup: &Setup,
+    inherited: Vec<Passed>,
+    resumed: Option<&Resumed>,
+) -> Result<Prepared, Fail> {
+    if let Some(resumed) = resumed {
+        let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
+        let first = resumed.config().clone();
+        let listeners = group(resumed.with_files(inherited), &first)?;
+        return Ok((first, listeners, runtime, resumed.state.inherited));
+    }
     let bad_config = |error: crate::config::ConfigError| {
         let text = format!("the configuration cannot be used:\n{error}");
         Fail::new(Status::Config, text)

@@ -36,6 +36,7 @@ const PRIVATE: &[&str] = &[
     "APP_CLUSTER_COMPANION",
     "APP_CLUSTER_FD",
     "APP_CLUSTER_ID",
+    "APP_CLUSTER_FAULT",
 ];
 
 /// Variables that every worker gets from app-cluster, always.

@@ -16,6 +16,11 @@ pub enum Event {
     Begin,
     /// Nothing but time has passed.
     Wake,
+    /// The first event after the state was restored: another supervisor goes on.
+    Resumed {
+        /// The state is the very last one, and nobody was killed.
+        exact: bool,
+    },
     /// The answer to [`super::Action::Spawn`]: it runs.
     Spawned {
         /// Which.

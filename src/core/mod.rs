@@ -128,6 +128,7 @@ impl Supervisor {
         match event {
             Event::Begin => self.began = self.now,
             Event::Wake => self.run_timers(),
+            Event::Resumed { .. } => {}
             Event::Spawned { worker, pid } => self.on_spawned(worker, pid),
             Event::SpawnFailed { worker, error } => self.on_spawn_failed(worker, error),
             Event::Notified { worker, what } => self.on_notified(worker, what),

@@ -28,6 +28,21 @@ impl Supervisor {
         self.state
     }
 
+    /// Whether it ends.
+    pub fn is_stopping(&self) -> bool {
+        self.state == ClusterState::Stopping
+    }
+
+    /// Whether nothing is being rolled out, or waits to be.
+    pub fn is_settled(&self) -> bool {
+        self.state == ClusterState::Running && self.rollout.is_none() && self.queued.is_none()
+    }
+
+    /// Numbers workers from `first` on.
+    pub fn number_from(&mut self, first: u64) {
+        self.next_worker = self.next_worker.max(first);
+    }
+
     /// The generation that was rolled out last.
     pub fn generation(&self) -> GenerationId {
         self.generation

@@ -52,7 +52,7 @@ impl Engine {
 
     /// The line for `STATUS=`.
     pub(super) fn status_line(&self) -> String {
-        match &self.broken {
+        match self.broken.as_ref().or(self.stale.as_ref()) {
             Some(broken) => format!("degraded: {broken}; {}", self.core.status_line()),
             None => self.core.status_line(),
         }

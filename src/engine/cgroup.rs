@@ -81,6 +81,22 @@ impl Cgroup {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
+    /// The processes that are in no group of ours.
+    pub fn own_members(&self) -> Vec<i32> {
+        let text = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// The groups of workers that are there.
+    pub fn workers(&self) -> Vec<WorkerId> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names
+            .filter(|name| is_worker_name(name))
+            .filter_map(|name| name[1..].parse().ok().map(WorkerId))
+            .collect()
+    }
+
     /// The worker whose cgroup a process is in.
     pub fn worker_of(&self, pid: i32) -> Option<WorkerId> {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;

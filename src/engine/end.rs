@@ -21,6 +21,7 @@ impl Engine {
             Outcome::StartFailed(_) => self.systemd.set_status(&self.core.status_line()),
         }
         self.reap_orphans();
+        self.record_end();
         self.leave_lines();
         self.audience.end();
         self.companion_is_gone();

@@ -6,6 +6,7 @@
 //! connections (SO_REUSEPORT, socket(7)); or, for `slot_listen`, one on another address for
 //! each slot.
 
+use super::resume::{Kept, PREFIX};
 use crate::config::{Config, MAX_SOCKETS, SLOT_LISTENER, Spread};
 use crate::core::SlotId;
 use anyhow::{Context, Result, bail};
@@ -20,11 +21,14 @@ use nix::sys::socket::{
 use nix::{getsockopt_impl, sockopt_impl};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where our own long-lived descriptors begin: a worker's own start at 3, and
 /// none of its numbers may be one of ours when they are put in place.
 const FIRST_FD: RawFd = 256;
+/// The most descriptors that are taken: sockets, and up to three for each worker, of which
+/// there are twice as many in a reload.
+const MAX_PASSED: u32 = MAX_SOCKETS + 8192;
 /// Longest backlog that is asked for; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
@@ -83,14 +87,15 @@ pub fn make_room() {
 /// A socket that was passed, with its name.
 pub type Passed = (String, Line);
 
-/// Takes the sockets that systemd passed (sd_listen_fds(3)); empty if it passed none.
+/// Takes the sockets that systemd passed (sd_listen_fds(3)), empty if it passed none, and what
+/// the supervisor before us has left.
 ///
 /// To be called once, before any thread is started and any descriptor opened.
 /// listenfd does not read LISTEN_FDNAMES, so the names are read here first.
 ///
 /// # Errors
 /// When a passed descriptor is not a listening stream socket.
-pub fn inherit() -> Result<Vec<Passed>> {
+pub fn inherit() -> Result<(Vec<Passed>, Kept)> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names: Vec<&str> = names.split(':').collect();
     let announced = std::env::var("LISTEN_FDS").ok();
@@ -99,25 +104,34 @@ pub fn inherit() -> Result<Vec<Passed>> {
         Err(_) => announced.is_none(),
     };
     let Some(announced) = announced.filter(|_| for_us) else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Kept::default()));
     };
     match announced.parse::<u32>() {
-        Ok(count) if count <= MAX_SOCKETS => {}
+        Ok(count) if count <= MAX_PASSED => {}
         _ => bail!(
-            "LISTEN_FDS={announced:?} is not a number of sockets (0 to {MAX_SOCKETS}); \
+            "LISTEN_FDS={announced:?} is not a number of descriptors (0 to {MAX_PASSED}); \
              it is set by systemd or by nobody"
         ),
     }
     let mut passed = ListenFd::from_env();
     let mut all = Vec::new();
+    let mut kept = Kept::default();
     for index in 0..passed.len() {
         let name = names.get(index).copied().filter(|n| !n.is_empty());
         let name = name.unwrap_or("unknown");
+        if name.starts_with(PREFIX) {
+            let taken = passed.take_raw_fd(index)?;
+            if let Some(fd) = taken.map(crate::sys::inherited) {
+                let fd = rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_FD)?;
+                kept.add(name.to_owned(), fd);
+            }
+            continue;
+        }
         let fd = take(&mut passed, index)
             .with_context(|| format!("descriptor {} in LISTEN_FDS (\"{name}\")", 3 + index))?;
         all.push((name.to_owned(), Line::new(fd, None)?));
     }
-    Ok(all)
+    Ok((all, kept))
 }
 
 fn take(passed: &mut ListenFd, index: usize) -> Result<OwnedFd> {
@@ -186,6 +200,21 @@ impl Line {
             fd,
             file,
         })
+    }
+
+    /// The socket file that we made and have to remove.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The same; it is for somebody else to remove it.
+    pub fn leave_file(&mut self) {
+        self.file = None;
+    }
+
+    /// `file` is ours to remove.
+    pub fn own_file(&mut self, file: PathBuf) {
+        self.file = Some(file);
     }
 
     /// The TCP port.

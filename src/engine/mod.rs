@@ -12,6 +12,7 @@ mod cgroup;
 mod companion;
 mod end;
 mod events;
+mod fault;
 mod fits;
 mod health;
 mod journal;
@@ -27,6 +28,7 @@ mod poller;
 mod readiness;
 mod release;
 mod report;
+mod resume;
 mod runtime;
 mod sources;
 mod spawn;
@@ -42,6 +44,7 @@ pub use listeners::{Listener, Passed, group, inherit, make_room};
 pub use node::learn;
 pub use output::Style;
 pub use report::rfc3339;
+pub use resume::{CHECK_VERB, Resumed, check as check_snapshot};
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
 pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
@@ -61,11 +64,13 @@ use notify::NotifySocket;
 use output::Tail;
 use poller::{Poller, Token};
 use release::Release;
+use resume::{Kept, Name, Recorder, State, Strangers, Upgrade};
 use sd_notify::NotifyState;
 use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
@@ -124,6 +129,10 @@ pub struct Parts {
     pub systemd: Systemd,
     /// Foreground: how worker output is shown. `None`: workers write where we do.
     pub style: Option<Style>,
+    /// What there is to go on with.
+    pub resumed: Option<Resumed>,
+    /// Names of descriptors that the one before has left, all of them.
+    pub left: Vec<String>,
 }
 
 /// What is held for a worker.
@@ -194,8 +203,25 @@ pub struct Engine {
     broken: Option<String>,
     /// Hangs up when systemd knows that we are ready.
     barrier: Option<OwnedFd>,
+    recorder: Recorder,
+    upgrade: Option<Upgrade>,
+    strangers: Strangers,
+    /// The configuration of now cannot be used.
+    stale: Option<String>,
+    /// Our program, as it may be executed again.
+    program: PathBuf,
+    /// What there is to go on with, until that is done.
+    resumed: Option<(State, Kept)>,
     // Last, so that its file is removed when everything else is gone.
-    _control: Control,
+    control: Control,
+}
+
+/// Where our program was when we were started: there a newer one is put in its place.
+fn own_program() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let text = own.to_string_lossy();
+    // As proc_pid_exe(5) has it if that has happened already.
+    PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
 }
 
 /// CLOCK_MONOTONIC (clock_gettime(2)).
@@ -212,9 +238,37 @@ impl Engine {
     pub fn new(mut parts: Parts) -> Result<Engine> {
         let (desk, calls, bell) = Desk::new()?;
         let open = desk.open();
-        let control = Control::listen(&parts.runtime.control(), desk)?;
-        let release = Release::new(parts.first)?;
-        let policy = release.policy(parts.listeners.is_empty());
+        let mut resumed = parts.resumed;
+        let kept = resumed.as_mut().and_then(|r| r.kept.take(Name::Control));
+        let control = Control::listen(&parts.runtime.control(), desk, kept)?;
+        let cgroup = Cgroup::delegated();
+        let groups = cgroup
+            .iter()
+            .flat_map(Cgroup::workers)
+            .map(|worker| worker.0);
+        let unused = groups.max().unwrap_or(0) + 1;
+        let (core, releases, primary, blocking) = match &mut resumed {
+            Some(resumed) => {
+                let state = &mut resumed.state;
+                let core = state.core.clone();
+                let releases = std::mem::take(&mut state.releases);
+                let blocking = releases
+                    .get(&core.generation())
+                    .is_some_and(|r| r.config.blocking);
+                (core, releases, std::mem::take(&mut state.node), blocking)
+            }
+            None => {
+                parts.runtime.clear()?;
+                let release = Release::new(parts.first)?;
+                let policy = release.policy(parts.listeners.is_empty());
+                let seed = now().0 ^ u64::from(std::process::id());
+                let blocking = release.config.blocking;
+                let mut core = Supervisor::new(policy, seed);
+                core.number_from(unused);
+                let releases = BTreeMap::from([(GenerationId(1), release)]);
+                (core, releases, node::PrimaryState::default(), blocking)
+            }
+        };
         let written = parts.runtime.write_preload(crate::protocol::node::PRELOAD);
         let preload = match written {
             Ok(()) => Some(parts.runtime.preload()),
@@ -232,7 +286,7 @@ impl Engine {
             }
         };
         for listener in &parts.listeners {
-            listener.set_blocking(release.config.blocking)?;
+            listener.set_blocking(blocking)?;
             listener.prepare_for_steering()?;
         }
         let mask: SigSet = SIGNALS.into_iter().collect();
@@ -250,11 +304,23 @@ impl Engine {
         }
         // Processes that lose their parent become our children, so that none is lost.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let (snapshot, resumed, node, incarnation) = match resumed {
+            Some(Resumed {
+                state,
+                snapshot,
+                mut kept,
+            }) => {
+                let node = node::Primary::resume(primary, preload, &mut kept);
+                let incarnation = state.incarnation + 1;
+                (Some(snapshot), Some((state, kept)), node, incarnation)
+            }
+            None => (None, None, node::Primary::new(preload), 1),
+        };
         let managed = report::is_main_process_of_a_unit();
         let unit = managed.then(report::own_unit).flatten();
         Ok(Engine {
             running: Running::look(&parts.name, unit.as_deref()),
-            core: Supervisor::new(policy, now().0 ^ u64::from(std::process::id())),
+            core,
             name: parts.name,
             load: parts.load,
             config: parts.config,
@@ -269,12 +335,12 @@ impl Engine {
                 parts.inherited && parts.systemd.is_there(),
             ),
             listeners: parts.listeners,
-            node: node::Primary::new(preload),
+            node,
             audience: messages::Audience::default(),
             memory,
             companion: companion::Companion::default(),
             inherited: parts.inherited,
-            releases: BTreeMap::from([(GenerationId(1), release)]),
+            releases,
             held: BTreeMap::new(),
             tails: VecDeque::new(),
             dying: BTreeMap::new(),
@@ -292,7 +358,7 @@ impl Engine {
                 .flatten(),
             systemd: parts.systemd,
             style: parts.style,
-            cgroup: Cgroup::delegated(),
+            cgroup,
             next_ping: None,
             extended: None,
             notify_refused: 0,
@@ -300,7 +366,13 @@ impl Engine {
             interrupted: false,
             broken: None,
             barrier: None,
-            _control: control,
+            recorder: Recorder::new(snapshot, parts.left, incarnation),
+            upgrade: None,
+            strangers: Strangers::default(),
+            stale: None,
+            program: own_program(),
+            resumed,
+            control,
         })
     }
 
@@ -313,9 +385,18 @@ impl Engine {
         // Ahead of the first worker: nobody accepts yet from what is put in order.
         self.steer();
         self.warn_of_other_units();
-        // Ahead of the first worker, so that it misses no message.
-        self.companion_turn();
-        self.feed(Event::Begin);
+        match self.resumed.take() {
+            Some((state, kept)) => {
+                self.restore_watchdog();
+                self.take_over(state, kept);
+            }
+            None => {
+                // Ahead of the first worker, so that it misses no message.
+                self.companion_turn();
+                self.meet_strangers();
+                self.feed(Event::Begin);
+            }
+        }
         self.end_turn();
         while self.outcome.is_none() || self.companion.is_running() {
             let timeout = self.next_deadline().map(|at| at.since(now()));
@@ -339,12 +420,18 @@ impl Engine {
         let node = self.node_deadline();
         let companion = self.companion.deadline();
         let health = self.health_deadline();
+        let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline);
+        let strangers = self.strangers_deadline();
+        let record = (self.recorder.owes() && self.is_recorded()).then(|| now() + SAY_AGAIN);
         ping.chain(core)
             .chain(again)
             .chain(steering)
             .chain(node)
             .chain(companion)
             .chain(health)
+            .chain(upgrade)
+            .chain(strangers)
+            .chain(record)
             .min()
     }
 
@@ -353,6 +440,7 @@ impl Engine {
         self.pending.push_back(event);
         while let Some(event) = self.pending.pop_front() {
             let actions = self.core.handle(now(), event);
+            self.recorder.see(&actions);
             for action in actions {
                 self.perform(action);
             }
@@ -387,6 +475,18 @@ impl Engine {
             self.ask_all();
             self.ask_vitals();
             self.next_ping = Some(now() + interval / 2);
+        }
+        self.strangers_turn();
+        self.upgrade_turn();
+        self.record_turn();
+    }
+
+    /// The one that executed us has asked systemd to be patient.
+    fn restore_watchdog(&mut self) {
+        if let Some(interval) = self.watchdog {
+            let line = format!("WATCHDOG_USEC={}", interval.as_micros());
+            self.systemd
+                .say(&[NotifyState::Custom(&line), NotifyState::Watchdog]);
         }
     }
 

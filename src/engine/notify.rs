@@ -11,7 +11,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg,
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,14 @@ impl NotifySocket {
             socket,
             path: path.to_owned(),
         })
+    }
+
+    /// One that was made before, at `path`.
+    pub fn on(socket: OwnedFd, path: &Path) -> NotifySocket {
+        NotifySocket {
+            socket: UnixDatagram::from(socket),
+            path: path.to_owned(),
+        }
     }
 
     /// What NOTIFY_SOCKET is set to.

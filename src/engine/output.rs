@@ -9,7 +9,7 @@ use crate::core::SlotId;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ impl Style {
 
 /// The last lines of a worker.
 #[derive(Debug, Clone, Default)]
-pub struct Tail(Arc<(Mutex<Kept>, Condvar)>);
+pub struct Tail(Arc<(Mutex<Kept>, Condvar)>, Option<Arc<OwnedFd>>);
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -98,6 +98,11 @@ impl Tail {
         Ok(tail)
     }
 
+    /// The pipe that it comes from. It stays ours.
+    pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.1.as_deref().map(AsFd::as_fd)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         let kept = self.0.0.lock();
         kept.unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -119,7 +124,7 @@ impl Tail {
 
 /// Shows what comes out of `pipe` until all its writers are gone.
 pub fn show(style: Style, name: &str, whose: Whose, pid: i32, pipe: OwnedFd) -> io::Result<Tail> {
-    let tail = Tail::default();
+    let tail = Tail(Arc::default(), Some(Arc::new(pipe.try_clone()?)));
     let prefix = style.prefix(name, whose, pid);
     let kept = tail.clone();
     std::thread::Builder::new()

@@ -3,8 +3,9 @@
 
 use super::node::{Batch, Start};
 use super::output::{self, Whose};
+use super::resume::Name;
 use super::spawn::{Output, spawn};
-use super::{Engine, Held, NotifySocket, Release, Token, report, tree};
+use super::{Engine, Held, NotifySocket, Release, Token, fault, report, tree};
 use crate::config::Runner;
 use crate::core::{Action, Event, GenerationId, Ready, SlotId, WorkerId};
 use crate::exec::Plan;
@@ -88,19 +89,23 @@ impl Engine {
         let spread = release.config.spread();
         let listeners = self.listeners.iter();
         let lines: Vec<Option<usize>> = listeners.map(|l| l.line_of(slot, spread)).collect();
-        let sockets = self.sockets(&lines);
         let plan = Plan {
             cgroup,
-            listen: !sockets.is_empty(),
+            listen: !self.sockets(&lines).is_empty(),
             watchdog: release.config.watchdog.is_some()
                 && release.launch.runner != Some(Runner::Launcher),
             cpu: release.cpu(slot),
             ..report::plan(&release.launch)
         };
+        let runner = release.launch.runner;
         let mut environment = self.environment(release, slot, generation, &notify, &lines);
         let start = self.node_start(release, worker, &mut environment)?;
-        let numbered = sockets.into_iter().zip(3..);
-        let passed: Vec<(BorrowedFd<'_>, i32)> = match (&start, release.launch.runner) {
+        let mut kept = vec![(Name::Notify(worker), notify.as_fd())];
+        let channel = start.as_ref().map(|start| start.talk.channel().as_fd());
+        kept.extend(channel.map(|fd| (Name::Channel(worker), fd)));
+        self.record_intent(&kept);
+        let numbered = self.sockets(&lines).into_iter().zip(3..);
+        let passed: Vec<(BorrowedFd<'_>, i32)> = match (&start, runner) {
             (Some(start), _) => vec![(start.channel.0.as_fd(), start.channel.1)],
             (None, Some(_)) => Vec::new(),
             (None, None) => numbered.collect(),
@@ -113,7 +118,9 @@ impl Engine {
             Some((_, writer)) => Output::Pipe(writer.as_fd()),
             None => Output::Inherit,
         };
+        fault::point("before-spawn");
         let process = spawn(&plan, &environment, &passed, output)?;
+        fault::point("after-spawn");
         let pid = process.pid;
         let mut held = Held {
             process,
@@ -165,7 +172,7 @@ impl Engine {
             .collect()
     }
 
-    fn watch(
+    pub(super) fn watch(
         &self,
         worker: WorkerId,
         slot: SlotId,
@@ -302,6 +309,7 @@ impl Engine {
             let _ = events.read_at(&mut [0; 64], 0);
         }
         if cgroup.remove(worker) {
+            self.strangers.remove(&worker);
             if let Some(events) = self.dying.remove(&worker) {
                 self.poller.remove(&events);
             }

@@ -42,6 +42,8 @@ pub enum Token {
     Request,
     /// The eventfd of looks at workers' memory that have an answer.
     Measured,
+    /// The pidfd of the program that is asked whether it can go on from here.
+    Program,
     /// A pipe that hangs up when systemd knows that we are ready.
     Barrier,
     /// A listening socket, by the numbers of its listener and its line; what is reported
@@ -68,6 +70,7 @@ impl Token {
             Token::Line(listener, line) => (5, (listener as u64) << 32 | line as u64),
             Token::Cgroup(w) => (6, w.0),
             Token::Measured => (16, 0),
+            Token::Program => (17, 0),
         };
         kind << 56 | id
     }
@@ -88,6 +91,7 @@ impl Token {
             11 => Token::Health(worker),
             12 => Token::HealthExit(worker),
             16 => Token::Measured,
+            17 => Token::Program,
             _ => Token::Barrier,
         }
     }

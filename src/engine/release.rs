@@ -8,6 +8,7 @@ use crate::config::{
     missing_accounts,
 };
 use crate::core::{Done, Event, GenerationId, Policy, Ready, SlotId, Worker};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 const BATCH_READY: Duration = Duration::from_millis(100);
 
 /// A configuration that workers run.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Release {
     /// What the file says.
     pub config: Config,
@@ -123,6 +124,7 @@ impl Engine {
     fn try_load(&mut self, generation: GenerationId) -> Result<Policy, String> {
         let release = self.read_release()?;
         let policy = release.policy(self.listeners.is_empty());
+        self.stale = None;
         self.keep_release(generation, release, None);
         Ok(policy)
     }

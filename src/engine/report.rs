@@ -161,10 +161,19 @@ impl Engine {
             degraded: self
                 .broken
                 .clone()
+                .or_else(|| self.stale.clone())
                 .or_else(|| self.core.degraded().map(str::to_owned)),
             companion: self.companion_status(),
-            incarnation: 1,
-            taken_over: None,
+            incarnation: self.recorder.incarnation,
+            taken_over: self
+                .recorder
+                .taken_over
+                .as_ref()
+                .map(|taken| api::TakenOver {
+                    how: taken.how.to_owned(),
+                    at: wall_clock(taken.at),
+                    from_version: taken.from_version.clone(),
+                }),
             counters: Counters {
                 notify_refused: self.notify_refused,
                 notify_garbage: self.notify_garbage,

@@ -47,11 +47,9 @@ impl Runtime {
                  hint: `app-cluster status NAME` shows it; a second one needs another name"
             );
         };
-        // What a supervisor that was killed has left.
-        for entry in fs::read_dir(directory.join("notify"))?.flatten() {
-            let _ = fs::remove_file(entry.path());
+        for marker in ["keep", "ending"] {
+            let _ = fs::remove_file(directory.join(marker));
         }
-        let _ = fs::remove_file(directory.join("stopping"));
         Ok(Runtime {
             directory: directory.to_owned(),
             _lock: lock,
@@ -100,6 +98,35 @@ impl Runtime {
     /// It cannot be made.
     pub fn say_stopping(&self) -> std::io::Result<()> {
         fs::write(self.stopping(), "")
+    }
+
+    /// Removes what a supervisor has left that we do not go on from.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn clear(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(self.directory.join("notify"))?.flatten() {
+            let _ = fs::remove_file(entry.path());
+        }
+        let _ = fs::remove_file(self.stopping());
+        Ok(())
+    }
+
+    /// Says to `app-cluster sweep` that the workers are to stay: we leave them to the next
+    /// supervisor.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn say_keep(&self) -> std::io::Result<()> {
+        fs::write(self.directory.join("keep"), "")
+    }
+
+    /// Says to it that they are not, whatever becomes of us: the app ends.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn say_ending(&self) -> std::io::Result<()> {
+        fs::write(self.directory.join("ending"), "")
     }
 
     /// Where the file is that Node workers load ahead of the app.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Turning what is ready into events. Each source gets a bounded amount of work a turn.
 
+use super::poller::Interest;
+use super::resume::Way;
 use super::spawn::{next_zombie, reap, try_wait};
 use super::{Engine, Level, Record, Tail, Token, Waiting, tree};
 use crate::api::{self, Call};
@@ -46,6 +48,7 @@ impl Engine {
             Token::Signal => self.take_signals(),
             Token::Request => self.take_calls(),
             Token::Measured => self.take_measured(),
+            Token::Program => self.upgrade_turn(),
             Token::Barrier => self.systemd_knows(),
             Token::Line(listener, line) => self.take_line(listener, line),
             Token::Cgroup(worker) => self.remove_cgroup(worker),
@@ -140,12 +143,18 @@ impl Engine {
         self.kill_tree(worker);
         self.take_notify(worker);
         self.take_channel(worker);
-        let exit = match self.held.get(&worker) {
-            Some(held) => try_wait(&held.process.pidfd),
-            None => None,
+        let Some(held) = self.held.get(&worker) else {
+            return;
         };
-        if let Some(exit) = exit {
-            self.feed(Event::Exited { worker, exit });
+        match try_wait(&held.process.pidfd) {
+            Some(exit) => self.feed(Event::Exited { worker, exit }),
+            // Its parent, which is not we, has not waited for it.
+            None => {
+                let token = Token::Exit(worker);
+                let _ = self
+                    .poller
+                    .change(&held.process.pidfd, token, Interest::Hangup);
+            }
         }
     }
 
@@ -213,7 +222,13 @@ impl Engine {
                 libc::SIGTTIN => self.want(Request::Scale(Scale::By(1)), "SIGTTIN: one more"),
                 libc::SIGTTOU => self.want(Request::Scale(Scale::By(-1)), "SIGTTOU: one fewer"),
                 libc::SIGUSR1 => self.dump(),
-                libc::SIGUSR2 => self.warn("SIGUSR2: re-executing is not supported yet"),
+                libc::SIGUSR2 => {
+                    self.log(Record::plain(
+                        Level::Info,
+                        "SIGUSR2: executing the program again",
+                    ));
+                    self.want_upgrade(Way::Execute, false, None);
+                }
                 _ => {}
             }
         }
@@ -226,6 +241,7 @@ impl Engine {
 
     fn stop(&mut self, said: &str) {
         self.systemd.say(&[sd_notify::NotifyState::Stopping]);
+        let _ = self.runtime.say_ending();
         self.want(Request::Stop, said);
     }
 
@@ -252,8 +268,14 @@ impl Engine {
 
     fn take_call(&mut self, ask: Ask) {
         let Ask { call, answers } = ask;
-        if matches!(call, Call::Plan {}) {
-            return self.plan(answers);
+        match call {
+            Call::Plan {} => return self.plan(answers),
+            Call::Upgrade { now } => return self.want_upgrade(Way::Execute, now, Some(answers)),
+            Call::Restart {
+                keep_workers: true,
+                slot: None,
+            } => return self.want_upgrade(Way::Leave, false, Some(answers)),
+            _ => {}
         }
         let at_once = match &call {
             Call::GetStatus {} => {
@@ -311,7 +333,7 @@ impl Engine {
             }
             | Call::Upgrade { .. } => {
                 return Err(api::Error::InvalidParameter {
-                    message: "not yet".to_owned(),
+                    message: "a slot has no supervisor of its own to be replaced".to_owned(),
                 });
             }
             Call::Stop { .. } if self.unit.is_some() => {

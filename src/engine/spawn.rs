@@ -6,6 +6,7 @@ use nix::fcntl::OFlag;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -93,9 +94,29 @@ fn c_strings(words: impl IntoIterator<Item = String>) -> io::Result<Vec<CString>
     words.map(|w| CString::new(w).map_err(nul)).collect()
 }
 
+/// Whether the process of a pidfd has ended, waited for or not (pidfd_open(2)).
+pub fn has_ended(pidfd: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
+    let _ = poll(&mut polled, Some(&Timespec::default()));
+    !polled[0].revents().is_empty()
+}
+
+/// How a process ended that is another one's child; `None`: that has not been told yet, because
+/// its parent has not waited for it (EPOLLHUP tells). Before Linux 6.15 it never is.
+fn exit_of_other(pidfd: impl AsFd) -> Option<Exit> {
+    let Ok(status) = crate::sys::exit_status(pidfd.as_fd()) else {
+        return Some(Exit::Unknown);
+    };
+    let status = status?;
+    Some(match status & 0x7f {
+        0 => Exit::Code(status >> 8 & 0xff),
+        signal => Exit::Signal(signal),
+    })
+}
+
 /// The exit status of a process, if it has ended; takes the zombie away.
 ///
-/// A process that is not our child (any more) reports [`Exit::Unknown`].
+/// A process that is not our child reports [`Exit::Unknown`] where the kernel does not tell.
 pub fn try_wait(pidfd: impl AsFd) -> Option<Exit> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
@@ -105,7 +126,8 @@ pub fn try_wait(pidfd: impl AsFd) -> Option<Exit> {
             _ => Exit::Unknown,
         }),
         Ok(None) => None,
-        Err(_) => Some(Exit::Unknown),
+        Err(_) if has_ended(&pidfd) => exit_of_other(pidfd),
+        Err(_) => None,
     }
 }
 

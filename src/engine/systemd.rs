@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -138,6 +138,30 @@ impl Systemd {
     /// A pipe that hangs up when systemd knows that we are ready; once.
     pub fn take_barrier(&mut self) -> Option<OwnedFd> {
         self.barrier.take()
+    }
+
+    /// Gives systemd a copy of `fd` to keep under `name` (`FDSTORE=1`); it comes back by
+    /// LISTEN_FDS when the service is started again. It is kept whatever happens to its other
+    /// end, until [`Systemd::unstore`].
+    ///
+    /// # Errors
+    /// It did not take it; with `WouldBlock` it may later.
+    pub fn store(&mut self, name: &str, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
+        let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
+        let descriptors = [fd.as_raw_fd()];
+        let passed = [ControlMessage::ScmRights(&descriptors)];
+        let text = [IoSlice::new(text.as_bytes())];
+        sendmsg::<()>(socket.as_raw_fd(), &text, &passed, MsgFlags::empty(), None)?;
+        Ok(())
+    }
+
+    /// It needs not keep what it has under `name` (`FDSTOREREMOVE=1`). `false`: not heard.
+    pub fn unstore(&mut self, name: &str) -> bool {
+        let line = format!("FDSTOREREMOVE=1\nFDNAME={name}");
+        self.say(&[NotifyState::Custom(&line)])
     }
 
     /// Whether something is to be said again: [`Systemd::set_status`] does it.

@@ -51,19 +51,11 @@ pub fn orphans(main: i32, mark: &str, is_known: impl Fn(i32) -> bool) -> Vec<i32
 }
 
 /// Whether a process was started with this variable (proc_pid_environ(5)).
-fn has_in_environment(pid: i32, assignment: &[u8]) -> bool {
+pub fn has_in_environment(pid: i32, assignment: &[u8]) -> bool {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment
         .split(|byte| *byte == 0)
         .any(|e| e == assignment)
-}
-
-/// Whether a child of ours has ended; it stays to be waited for (waitid(2), WNOWAIT).
-pub fn has_ended(pid: i32) -> bool {
-    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    let found = waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), flags);
-    !matches!(found, Ok(WaitStatus::StillAlive))
 }
 
 /// A few fields of /proc/PID/stat.
@@ -73,6 +65,8 @@ pub struct Stat {
     pub session: i32,
     /// User and system time, in clock ticks.
     pub ticks: u64,
+    /// When it was started, in clock ticks since the boot.
+    pub started: u64,
 }
 
 impl Stat {
@@ -89,6 +83,7 @@ impl Stat {
         Some(Stat {
             session: fields.get(3)?.parse().ok()?,
             ticks: number(14)? + number(15)?,
+            started: number(22)?,
         })
     }
 }
@@ -104,6 +99,7 @@ mod tests {
         let expected = Stat {
             session: 16,
             ticks: 12,
+            started: 99,
         };
         assert_eq!(stat, Some(expected));
         assert_eq!(Stat::parse("17 (a"), None);

@@ -12,7 +12,8 @@ use nix::unistd::{Gid, Group, getegid, getgroups};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, BufReader};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +36,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
+    socket: UnixListener,
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Drop for Control {
@@ -47,7 +55,14 @@ impl Control {
     /// Listens at `path` (mode 0660: the supervisor's user and group [`GROUP`] may connect,
     /// or the supervisor's own group if it is not in that) and puts what is asked there to
     /// `desk`.
-    pub fn listen(path: &Path, desk: Desk) -> Result<Control> {
+    ///
+    /// `kept`: the socket of a supervisor before us, in which callers may wait; it is used if it
+    /// is the one at `path`.
+    pub fn listen(path: &Path, desk: Desk, kept: Option<OwnedFd>) -> Result<Control> {
+        let kept = kept.map(UnixListener::from);
+        if let Some(socket) = kept.filter(|socket| is_at(socket, path)) {
+            return Control::on(socket, path, desk);
+        }
         let _ = fs::remove_file(path);
         let shown = path.display();
         let listener = UnixListener::bind(path).with_context(|| format!("cannot make {shown}"))?;
@@ -55,11 +70,24 @@ impl Control {
             let _ = chown(path, None, Some(group.as_raw()));
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+        Control::on(listener, path, desk)
+    }
+
+    fn on(socket: UnixListener, path: &Path, desk: Desk) -> Result<Control> {
+        let listener = socket.try_clone()?;
         thread("control", move || serve(&listener, &desk))?;
         Ok(Control {
             path: path.to_owned(),
+            socket,
         })
     }
+}
+
+/// Whether who connects to `path` gets to `socket`. Another one may have taken its place there.
+fn is_at(socket: &UnixListener, path: &Path) -> bool {
+    let bound = socket.local_addr();
+    let there = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    there && bound.is_ok_and(|bound| bound.as_pathname() == Some(path))
 }
 
 /// The group that is to have the socket, if we are in it: others cannot give it away
@@ -198,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("control");
         let (desk, inbox, _bell) = Desk::new().expect("desk");
-        let _control = Control::listen(&path, desk).expect("listen");
+        let _control = Control::listen(&path, desk, None).expect("listen");
         std::thread::spawn(move || {
             for ask in inbox {
                 let step = api::Progress {

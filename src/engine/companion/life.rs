@@ -4,7 +4,7 @@
 use super::super::cgroup::COMPANION;
 use super::super::events::id;
 use super::super::output::{self, Whose};
-use super::super::spawn::{Output, spawn, try_wait};
+use super::super::spawn::{Output, has_ended, spawn, try_wait};
 use super::super::{Engine, Level, now, report, tree};
 use super::{Backlog, Channel, Interest, Rules, Running, Stop, Token};
 use crate::api::CompanionStatus;
@@ -101,7 +101,7 @@ impl Engine {
         }
     }
 
-    fn companion_rules(&self, generation: GenerationId) -> Rules {
+    pub(super) fn companion_rules(&self, generation: GenerationId) -> Rules {
         let release = self.releases.get(&generation);
         let config = release.map(|release| &release.config);
         Rules {
@@ -234,7 +234,8 @@ impl Engine {
 
     /// Its process may have ended.
     pub(in super::super) fn take_companion_exit(&mut self) {
-        if !self.companion.pid().is_some_and(tree::has_ended) {
+        let running = self.companion.running.as_ref();
+        if !running.is_some_and(|running| has_ended(&running.process.pidfd)) {
             return;
         }
         // While the zombie is there its pid, and so its session, is nobody else's.

@@ -6,7 +6,10 @@
 //! it; how it is started and ends is in [`life`].
 
 mod backlog;
+mod keep;
 mod life;
+
+pub use keep::CompanionState;
 
 use super::output::Tail;
 use super::poller::{Interest, Token};
@@ -18,6 +21,7 @@ use crate::protocol::node::message::{Incoming, parse};
 use crate::protocol::node::outgoing::Outgoing;
 use crate::protocol::node::user::from_companion;
 use backlog::Backlog;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Longest part of a line that is shown in the log, in characters.
@@ -58,7 +62,7 @@ struct Running {
 }
 
 /// How far its end has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Stop {
     /// Nobody wants it.
     No,

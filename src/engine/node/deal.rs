@@ -66,6 +66,13 @@ pub struct Dealer {
     due: bool,
 }
 
+impl Dealer {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
 impl Engine {
     /// Hands over what waits if workers have answered: once for all answers of a turn.
     pub(super) fn deal_if_due(&mut self) {
@@ -103,7 +110,7 @@ impl Engine {
                 if steered && !dealt {
                     continue; // See `watch_lines`.
                 }
-                let more = dealt && self.deal_from(listener, line);
+                let more = dealt && !self.is_handing_over() && self.deal_from(listener, line);
                 let interest = match more && self.taker(listener, line).is_some() {
                     true => Interest::Connection,
                     false => Interest::Hangup,

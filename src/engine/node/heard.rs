@@ -20,10 +20,14 @@ impl Engine {
         };
         for one in received {
             match one {
-                Received::Line(line) => match parse(&line) {
-                    Ok(message) => self.heard(worker, message),
-                    Err(why) => self.misheard(worker, &why, &line),
-                },
+                Received::Line(line) => {
+                    let torn = self.talk(worker).is_some_and(|t| t.channel.take_torn());
+                    match parse(&line) {
+                        Ok(message) => self.heard(worker, message),
+                        Err(_) if torn => {}
+                        Err(why) => self.misheard(worker, &why, &line),
+                    }
+                }
                 Received::TooLong { length, handle } => {
                     let why = format!("it is {length} bytes long");
                     self.misheard(worker, &why, b"");

@@ -11,6 +11,7 @@ mod explain;
 mod extras;
 mod handed;
 mod heard;
+mod keep;
 pub mod learn;
 mod liveness;
 mod places;
@@ -20,6 +21,7 @@ mod user;
 mod vitals;
 
 pub use handed::Handed;
+pub use keep::{PrimaryState, TalkState};
 pub use start::{Batch, Start};
 pub use user::Told;
 

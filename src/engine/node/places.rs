@@ -7,6 +7,7 @@ use crate::config::{Runner, Spread};
 use crate::core::{Notification, WorkerId};
 use crate::protocol::node::message::{Kind, Query};
 use nix::libc;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ const MAX_ON_THEIR_WAY: usize = 128;
 const FIRST_PASSED: i64 = 3;
 
 /// Which socket a server has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// A line of a listener.
     Line(usize, usize),
@@ -121,7 +122,7 @@ impl Engine {
         Some(data.clone())
     }
 
-    fn line_at(&self, place: Place) -> Option<&Line> {
+    pub(super) fn line_at(&self, place: Place) -> Option<&Line> {
         match place {
             Place::Line(listener, line) => self.listeners.get(listener)?.lines.get(line),
             Place::Extra(name) => {
@@ -239,7 +240,7 @@ impl Engine {
     }
 
     /// Whether a worker listens on each address of the app.
-    fn listens_everywhere(&self, worker: WorkerId) -> bool {
+    pub(super) fn listens_everywhere(&self, worker: WorkerId) -> bool {
         let Some(held) = self.held.get(&worker) else {
             return false;
         };

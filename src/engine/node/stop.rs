@@ -12,6 +12,7 @@ use super::{Engine, Outgoing};
 use crate::core::{Event, WorkerId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// An idle connection is closed if no request comes on it for so long; the other: when the
@@ -22,7 +23,7 @@ const QUIET_HURRY: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_millis(500);
 
 /// How far it has come.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// It was asked to drain.
     asked: bool,

@@ -13,6 +13,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     sockopt,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -80,6 +81,18 @@ pub struct Channel {
     parted: bool,
     /// Lines without a descriptor were sent that may not have been read.
     bare: bool,
+    /// The next line may lack its beginning.
+    torn: bool,
+}
+
+/// What goes from one supervisor to the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// The beginning of a line; `None`: not known.
+    received: Option<Vec<u8>>,
+    dropping: Option<(usize, bool)>,
+    /// Lines, or the rest of one.
+    to_send: Vec<Vec<u8>>,
 }
 
 impl Channel {
@@ -97,8 +110,13 @@ impl Channel {
         rustix::io::ioctl_fionbio(&ours, true)?;
         // Who speaks behind `sh -c` or npm.
         sockopt::set_socket_passcred(&ours, true)?;
-        let channel = Channel {
-            socket: ours,
+        Ok((Channel::on(ours), theirs))
+    }
+
+    /// On our end of a channel that was made before, and is as it was.
+    pub fn on(socket: OwnedFd) -> Channel {
+        Channel {
+            socket,
             partial: Vec::new(),
             searched: 0,
             dropping: None,
@@ -111,8 +129,37 @@ impl Channel {
             pause: Duration::ZERO,
             parted: false,
             bare: false,
-        };
-        Ok((channel, theirs))
+            torn: false,
+        }
+    }
+
+    /// Lines of which a part has been sent; `exact`: also those that wait, and what has been
+    /// received of a line, since nothing more will be. What waits with a descriptor is lost.
+    pub fn unfinished(&self, exact: bool) -> Unfinished {
+        let begun = |waiting: &&Waiting| exact || waiting.sent > 0;
+        let bare = |waiting: &&Waiting| waiting.handle.is_none() || waiting.sent > 0;
+        let lines = self.waiting.iter().filter(begun).filter(bare);
+        Unfinished {
+            received: exact.then(|| self.partial.clone()),
+            dropping: self.dropping.filter(|_| exact),
+            to_send: lines.map(|w| w.bytes[w.sent..].to_vec()).collect(),
+        }
+    }
+
+    /// Goes on with it.
+    pub fn go_on(&mut self, unfinished: Unfinished) {
+        // Who was killed may have read the beginning of what comes first.
+        self.torn = unfinished.received.is_none();
+        self.partial = unfinished.received.unwrap_or_default();
+        self.dropping = unfinished.dropping;
+        for line in unfinished.to_send {
+            self.send(line, None);
+        }
+    }
+
+    /// Whether the line that was received first may be the end of one; once.
+    pub fn take_torn(&mut self) -> bool {
+        std::mem::take(&mut self.torn)
     }
 
     /// From now on a descriptor is only sent when the lines without one before it have been

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a worker says, parsed.
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
@@ -56,7 +56,7 @@ pub enum Incoming {
 }
 
 /// Where an app listens, as Node describes it (lib/internal/cluster/child.js).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Query {
     /// Address or path.
     pub address: Option<String>,
@@ -77,7 +77,7 @@ pub struct Query {
 }
 
 /// What kind of address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Kind {
     /// TCP over IPv4, and over IPv6 too where no address is named.
     #[default]

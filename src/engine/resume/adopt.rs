@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Going on with the workers of the supervisor before us.
+
+use super::state::Worker;
+use super::{End, Identity, Kept, Lines, Name, State, TakenOver, reopen};
+use crate::core::{Event, Exit, SlotId, WorkerId};
+use crate::engine::node::Talk;
+use crate::engine::notify::NotifySocket;
+use crate::engine::spawn::{Process, try_wait};
+use crate::engine::{Engine, Held, Level, Record, now, tree};
+use crate::protocol::node::channel::Channel;
+
+impl Engine {
+    /// Takes over: in place of [`Event::Begin`].
+    pub(in super::super) fn take_over(&mut self, state: State, mut kept: Kept) {
+        let exact = state.end == End::Executed;
+        self.recorder.taken_over = Some(TakenOver {
+            how: match state.end {
+                End::Executed => "re-exec",
+                End::Left => "restart",
+                End::Killed | End::Stopped => "crash",
+            },
+            at: now(),
+            from_version: state.version,
+        });
+        let lines = Lines::new(state.lines, &self.listeners);
+        let mut gone = Vec::new();
+        let mut found = Vec::new();
+        for (id, worker) in state.workers {
+            let recorded = worker.process.is_some();
+            match self.adopt(id, worker, &lines, &mut kept) {
+                Ok(pid) if !recorded => found.push((id, pid)),
+                Ok(_) => {}
+                Err(exit) if recorded => gone.push((id, exit)),
+                Err(_) => {} // It was never spawned.
+            }
+        }
+        self.resume_companion(state.companion, &mut kept);
+        for (worker, pid) in found {
+            self.feed(Event::Spawned { worker, pid });
+        }
+        if !exact {
+            self.meet_strangers();
+        }
+        self.end_commands();
+        self.feed(Event::Resumed { exact });
+        for (worker, exit) in gone {
+            self.feed(Event::Exited { worker, exit });
+        }
+        for worker in self.held.keys().copied().collect::<Vec<_>>() {
+            self.catch_up_with(worker);
+        }
+        self.tell_of_broken_configuration();
+        self.steering.outdate();
+        self.recorder.outdate();
+    }
+
+    /// Holds a worker again. As an error: how it ended.
+    fn adopt(
+        &mut self,
+        id: WorkerId,
+        worker: Worker,
+        lines: &Lines,
+        kept: &mut Kept,
+    ) -> Result<i32, Exit> {
+        let pidfd = kept.take(Name::Process(id));
+        let notify = kept.take(Name::Notify(id));
+        let channel = kept.take(Name::Channel(id));
+        let output = kept.take(Name::Output(id));
+        let Some(identity) = worker.process.or_else(|| self.find(id)) else {
+            return Err(Exit::Unknown);
+        };
+        let how = pidfd.as_ref().map(|fd| fd.try_clone());
+        let trusted = self
+            .cgroup
+            .as_ref()
+            .is_none_or(|cgroup| cgroup.worker_of(identity.pid) == Some(id));
+        let Some(pidfd) = reopen(pidfd, identity).filter(|_| trusted) else {
+            let ended = how.and_then(Result::ok).and_then(|fd| try_wait(&fd));
+            return Err(ended.unwrap_or(Exit::Unknown));
+        };
+        let path = self.runtime.notify(id);
+        let notify = match notify {
+            Some(fd) => Ok(NotifySocket::on(fd, &path)),
+            None => NotifySocket::bind(&path),
+        };
+        let Ok(notify) = notify else {
+            return Err(Exit::Unknown);
+        };
+        let channel = channel.map(Channel::on);
+        let mut held = Held {
+            process: Process {
+                pid: identity.pid,
+                pidfd,
+            },
+            notify,
+            probe: None,
+            check: None,
+            tail: None,
+            lines: lines.of(&worker.lines, self.listeners.len()),
+            talk: worker
+                .talk
+                .and_then(|talk| Talk::resume(talk, channel, lines)),
+        };
+        let slot = self.core.worker(id).map_or(SlotId(0), |w| w.slot);
+        let watched = self.watch(id, slot, &mut held, output);
+        self.held.insert(id, held);
+        if watched.is_err() {
+            self.kill_tree(id);
+        }
+        Ok(identity.pid)
+    }
+
+    /// The main process of a worker that was being started: it leads a session in its group.
+    fn find(&self, worker: WorkerId) -> Option<Identity> {
+        let members = self.cgroup.as_ref()?.members(worker);
+        let leads = |pid: &i32| tree::Stat::read(*pid).is_some_and(|stat| stat.session == *pid);
+        Identity::of(members.into_iter().find(leads)?)
+    }
+
+    /// Readiness and health commands of the supervisor before us: nobody waits for them.
+    fn end_commands(&self) {
+        let Some(cgroup) = &self.cgroup else {
+            return;
+        };
+        for (id, held) in &self.held {
+            let mark = format!("APP_CLUSTER_PID={}", held.process.pid);
+            for pid in cgroup.members(*id) {
+                if pid != held.process.pid && tree::has_in_environment(pid, mark.as_bytes()) {
+                    let _ = nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(pid),
+                        nix::sys::signal::Signal::SIGKILL,
+                    );
+                }
+            }
+        }
+    }
+
+    /// What serves is what was rolled out, whatever the file says now.
+    fn tell_of_broken_configuration(&mut self) {
+        let Err(error) = (self.load)() else {
+            return;
+        };
+        let generation = self.core.generation();
+        let first = error.to_string();
+        let first = first.lines().next().unwrap_or_default();
+        self.stale = Some(format!(
+            "the configuration cannot be used ({first}); generation {generation} serves on"
+        ));
+        let text = format!(
+            "the configuration cannot be used; generation {generation}, which was rolled out \
+             before, serves on:\n{error}"
+        );
+        self.log(Record::plain(Level::Error, text));
+    }
+}
+
+impl Held {
+    /// What the next supervisor needs of it.
+    pub(super) fn descriptors(
+        &self,
+        id: WorkerId,
+    ) -> impl Iterator<Item = (Name, std::os::fd::BorrowedFd<'_>)> {
+        use std::os::fd::AsFd;
+        let talk = self.talk.as_ref().filter(|t| !t.channel().has_ended());
+        let channel = talk.map(|talk| (Name::Channel(id), talk.channel().as_fd()));
+        [
+            (Name::Process(id), self.process.pidfd.as_fd()),
+            (Name::Notify(id), self.notify.as_fd()),
+        ]
+        .into_iter()
+        .chain(channel)
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Processes in our cgroup that no snapshot knows of: left by a supervisor that was killed, or
+//! whose unit was stopped before the next one was there.
+//!
+//! They may have clients, so they are asked to end and have `drain_timeout` for it. Only what is
+//! not in a group of its own yet is killed at once: it was being started, and has served nobody.
+
+use crate::core::{Time, WorkerId};
+use crate::engine::{Engine, Level, Record, now, tree};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Groups of strangers, and when they are killed.
+pub type Strangers = BTreeMap<WorkerId, Time>;
+
+impl Engine {
+    /// Asks those to end that are there. To be called ahead of the first spawn.
+    pub(in super::super) fn meet_strangers(&mut self) {
+        let Some(cgroup) = self.cgroup.clone() else {
+            return;
+        };
+        for pid in cgroup.own_members() {
+            if pid != std::process::id() as i32 {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        let release = self.releases.get(&self.core.generation());
+        let within = release.map_or(Duration::ZERO, |r| r.config.drain_timeout);
+        let mut asked = Vec::new();
+        for group in cgroup.workers() {
+            let known = self.held.contains_key(&group) || self.core.worker(group).is_some();
+            let members = cgroup.members(group);
+            if known || members.is_empty() {
+                continue;
+            }
+            for pid in &members {
+                let leads = tree::Stat::read(*pid).is_some_and(|stat| stat.session == *pid);
+                if leads {
+                    let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
+                    asked.push(pid.to_string());
+                }
+            }
+            self.strangers.insert(group, now() + within);
+            // Tells when it is empty, and removes it then.
+            self.remove_cgroup(group);
+        }
+        if !asked.is_empty() {
+            let text = format!(
+                "processes of an earlier supervisor that cannot be taken over are asked to end, \
+                 and are replaced: {}",
+                asked.join(", ")
+            );
+            self.log(Record::plain(Level::Warning, text));
+        }
+    }
+
+    /// When the next group is to be killed.
+    pub(in super::super) fn strangers_deadline(&self) -> Option<Time> {
+        self.strangers.values().min().copied()
+    }
+
+    /// Kills those whose time is over.
+    pub(in super::super) fn strangers_turn(&mut self) {
+        let now = now();
+        let late: Vec<WorkerId> = self
+            .strangers
+            .iter()
+            .filter_map(|(group, at)| (*at <= now).then_some(*group))
+            .collect();
+        for group in late {
+            self.strangers.remove(&group);
+            let Some(cgroup) = &self.cgroup else {
+                continue;
+            };
+            if !cgroup.members(group).is_empty() && !cgroup.kill(group) {
+                for pid in cgroup.members(group) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+            self.remove_cgroup(group);
+        }
+    }
+}
