@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 /// How often the next supervisor is looked for.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long one that is there may take to tell its status.
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long a supervisor may take to tell its status. Who calls while there is none waits in
+/// its socket, which systemd keeps for the next one.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A connection to an app's supervisor.
 pub struct Client {
@@ -50,9 +51,7 @@ pub fn successor(name: &str, incarnation: u64, within: Duration) -> Successor {
         let left = until.saturating_duration_since(Instant::now());
         let asked = Client::connect(name).and_then(|mut client| {
             // One that hangs does not count, nor does it hold us up.
-            let limit = left.min(ANSWER).max(LOOK);
-            client.reader.get_ref().set_read_timeout(Some(limit))?;
-            client.status()
+            client.status_within(left.min(ANSWER).max(LOOK))
         });
         match asked {
             Ok(status) if status.incarnation >= incarnation => {
@@ -123,7 +122,13 @@ impl Client {
 
     /// Everything about the app.
     pub fn status(&mut self) -> Result<api::Status, Fail> {
+        self.status_within(ANSWER)
+    }
+
+    fn status_within(&mut self, time: Duration) -> Result<api::Status, Fail> {
+        self.reader.get_ref().set_read_timeout(Some(time))?;
         let reply: StatusReply = self.call(&Call::GetStatus {})?;
+        self.reader.get_ref().set_read_timeout(None)?;
         Ok(reply.status)
     }
 
@@ -228,6 +233,12 @@ impl Client {
     fn broken(&self, error: &io::Error) -> CallError {
         if error.kind() == io::ErrorKind::ConnectionReset {
             return self.ended();
+        }
+        if error.kind() == io::ErrorKind::WouldBlock {
+            let (service, _) = units(&self.name);
+            let text = format!("the supervisor of {} does not answer", self.name);
+            let hint = format!("systemctl status {service}; journalctl -e -u {service}");
+            return CallError::Broken(Fail::new(Status::Failed, text).hint(hint));
         }
         let text = format!("cannot talk to the supervisor of {}: {error}", self.name);
         CallError::Broken(Fail::new(Status::Failed, text))

@@ -7,6 +7,10 @@ use super::{Fail, Status, sweep, units};
 use crate::api::{self, Call, Outcome};
 
 pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
+    if waits_for_the_next(name) {
+        let (service, socket) = units(name);
+        return stop_units(name, &[socket, service]);
+    }
     let mut client = match Client::connect(name) {
         Ok(client) => client,
         Err(fail) => return stop_without_supervisor(name, fail),
@@ -33,6 +37,17 @@ pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the service is between two attempts to start: its socket can be connected to, and
+/// nobody answers there.
+fn waits_for_the_next(name: &str) -> bool {
+    let (service, _) = units(name);
+    let looked = Systemd::connect("").and_then(|systemd| {
+        let is_up = !is_down(&systemd.state(&service)?);
+        Ok(is_up && systemd.main_pid(&service)? == 0)
+    });
+    looked.unwrap_or(false)
 }
 
 /// No supervisor answers, but its socket may be open, or systemd may be about to start it

@@ -190,6 +190,12 @@ impl Systemd {
         self.property(service, interface, "ControlGroup")
     }
 
+    /// The main process of a service; 0: there is none.
+    pub fn main_pid(&self, service: &str) -> Result<u32, Fail> {
+        let interface = "org.freedesktop.systemd1.Service";
+        self.property(service, interface, "MainPID")
+    }
+
     /// What a service says of itself (`STATUS=` of sd_notify(3)); empty if nothing.
     pub fn status_text(&self, service: &str) -> Result<String, Fail> {
         let interface = "org.freedesktop.systemd1.Service";

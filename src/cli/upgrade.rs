@@ -38,13 +38,15 @@ fn replace(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     let progress = |step: &str| errln!("{name} | {step}");
     let outcome: Outcome = match client.call_with_progress(call, progress) {
         Err(CallError::Refused(error @ api::Error::CannotUpgrade { .. })) => {
+            let has_hint = error.message().contains("hint: ");
             let fail = Fail::from(CallError::Refused(error));
-            return Err(fail.hint(format!(
-                "the running supervisor, version {}, serves on; systemctl restart {} replaces it \
-                 and the workers: accepted requests finish, new connections wait",
-                before.version,
-                unit(name, &before)
-            )));
+            return Err(match has_hint {
+                true => fail,
+                false => fail.hint(format!(
+                    "version {} serves on; app-cluster status {name}",
+                    before.version
+                )),
+            });
         }
         other => other?,
     };
