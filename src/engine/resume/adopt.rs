@@ -23,6 +23,13 @@ impl Engine {
             at: now(),
             from_version: state.version,
         });
+        if exact {
+            // Who has died meanwhile is ours to bury.
+            self.reap_orphans();
+        }
+        if exact && self.core.said_ready() {
+            self.systemd_knows();
+        }
         let lines = Lines::new(state.lines, &self.listeners);
         let mut gone = Vec::new();
         let mut found = Vec::new();
@@ -39,9 +46,7 @@ impl Engine {
         for (worker, pid) in found {
             self.feed(Event::Spawned { worker, pid });
         }
-        if !exact {
-            self.meet_strangers();
-        }
+        self.meet_strangers(exact);
         self.end_commands();
         self.feed(Event::Resumed { exact });
         for (worker, exit) in gone {
