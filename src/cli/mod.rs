@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod delete;
 mod dev;
+mod fail;
 mod inside;
 mod logs;
 mod manage;
@@ -30,10 +31,11 @@ mod why;
 
 use crate::config::{Listen, Workers};
 use clap::{Parser, Subcommand};
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use target::Target;
+
+pub use fail::{Fail, Status};
 
 /// Where the configuration files are.
 const CONFIG_DIRECTORY: &str = "/etc/app-cluster";
@@ -41,114 +43,6 @@ const CONFIG_DIRECTORY: &str = "/etc/app-cluster";
 const RUNTIME_DIRECTORY: &str = "/run/app-cluster";
 /// The app that is meant when none is named.
 const DEFAULT_NAME: &str = "app-cluster";
-
-/// Exit statuses, as app-cluster(1) lists them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// It did not work.
-    Failed = 1,
-    /// The command line makes no sense.
-    Usage = 2,
-    /// The app does not run.
-    NotRunning = 3,
-    /// There is no such app, or no permission.
-    NoSuchApp = 4,
-    /// The configuration cannot be used (EX_CONFIG of sysexits.h).
-    Config = 78,
-}
-
-/// An error that decides about the exit status.
-#[derive(Debug)]
-pub struct Fail {
-    status: Status,
-    message: String,
-    hint: Option<String>,
-    said: bool,
-    /// What the supervisor answered, if it was that.
-    answer: Option<serde_json::Value>,
-    /// The result has been printed as JSON already.
-    printed: bool,
-}
-
-impl Fail {
-    fn new(status: Status, message: impl Into<String>) -> Fail {
-        Fail {
-            status,
-            message: message.into(),
-            hint: None,
-            said: false,
-            answer: None,
-            printed: false,
-        }
-    }
-
-    /// The same as an object: as the supervisor has answered, else in that form.
-    fn json(&self) -> serde_json::Value {
-        let name = match self.status {
-            Status::Failed => "Failed",
-            Status::Usage => "Usage",
-            Status::NotRunning => "NotRunning",
-            Status::NoSuchApp => "NoSuchApp",
-            Status::Config => "ConfigInvalid",
-        };
-        let said = || {
-            let (message, hint) = (&self.message, &self.hint);
-            serde_json::json!({ "error": name, "parameters": { "message": message, "hint": hint } })
-        };
-        self.answer.clone().unwrap_or_else(said)
-    }
-
-    fn hint(mut self, hint: impl Into<String>) -> Fail {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    fn status(&self) -> Status {
-        self.status
-    }
-
-    fn message(&self) -> &str {
-        &self.message
-    }
-
-    fn has_hint(&self) -> bool {
-        self.hint.is_some()
-    }
-
-    /// Standard output has the JSON that was asked for already.
-    fn printed(mut self) -> Fail {
-        self.printed = true;
-        self
-    }
-
-    /// The user has been told already.
-    fn said(mut self) -> Fail {
-        self.said = true;
-        self
-    }
-}
-
-impl fmt::Display for Fail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
-        if let Some(hint) = &self.hint {
-            write!(f, "\n  hint: {hint}")?;
-        }
-        Ok(())
-    }
-}
-
-impl From<anyhow::Error> for Fail {
-    fn from(error: anyhow::Error) -> Fail {
-        Fail::new(Status::Failed, format!("{error:#}"))
-    }
-}
-
-impl From<std::io::Error> for Fail {
-    fn from(error: std::io::Error) -> Fail {
-        Fail::new(Status::Failed, error.to_string())
-    }
-}
 
 /// Runs an application as N worker processes behind one listening socket.
 #[derive(Debug, Parser)]

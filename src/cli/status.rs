@@ -391,12 +391,10 @@ mod tests {
             ),
         ] {
             let mut status = example();
-            let taken = json!({
-                "how": how, "at": "2026-11-21T09:05:00Z", "from_version": "0.0.9",
-            });
+            let at = "2026-11-21T09:05:00Z";
+            let taken = json!({ "how": how, "at": at, "from_version": "0.0.9" });
             status.taken_over = serde_json::from_value(taken).expect("taken over");
-            let text = render(&status, false);
-            assert!(text.contains(&format!("\n Taken over: {line}\n")), "{text}");
+            assert!(render(&status, false).contains(&format!("\n Taken over: {line}\n")));
         }
         assert!(!render(&example(), false).contains("Taken over"));
     }

@@ -8,6 +8,7 @@
 //! attempts to start; `stop`, `delete` and the removal of the package then call
 //! [`after_stop`], and the next supervisor does the same.
 
+mod group;
 mod left;
 
 use super::systemd::{Systemd, is_down};
@@ -69,7 +70,7 @@ pub fn main(name: &str) -> Result<(), Fail> {
         Verdict::Drain => gently(name),
         Verdict::Kill => Manner::AtOnce,
     };
-    let left = match left::own_unit() {
+    let left = match group::own_unit() {
         Some(Some(unit)) => Left::of_unit(unit),
         Some(None) => return Err(Fail::new(Status::Failed, "this is no service")),
         None => Left::by_environment(name, &runtime),

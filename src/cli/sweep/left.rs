@@ -1,25 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Processes of a unit whose supervisor is gone, and how they are ended.
 
+use super::group::{self, DEPTH, direct_members, is_populated, members, sub_cgroups};
 use super::shown;
-use crate::engine::cgroup_mount;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getsid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// systemd's own sub-cgroup, for processes such as this one.
-const CONTROL: &str = ".control";
 /// How long processes may take to be gone after SIGKILL.
 const DYING: Duration = Duration::from_secs(5);
-/// How deep sub-cgroups of a worker are looked into; the kernel kills all of them.
-const DEPTH: usize = 8;
 
 /// How processes are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +112,7 @@ impl Left {
         }
         if let Some(unit) = self.unit() {
             for path in sub_cgroups(unit) {
-                remove(&path, DEPTH);
+                group::remove(&path, DEPTH);
             }
         }
         Ok(())
@@ -197,7 +193,7 @@ impl Left {
 
     fn is_ours(&self, pid: i32) -> bool {
         match &self.place {
-            Place::Unit(unit) => cgroup_of(&pid.to_string()).is_some_and(|c| c.starts_with(unit)),
+            Place::Unit(unit) => group::of(&pid.to_string()).is_some_and(|c| c.starts_with(unit)),
             Place::Environment { name, runtime } => {
                 let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
                 let has = |variable: String, whole: bool| {
@@ -217,72 +213,11 @@ impl Left {
     }
 }
 
-/// The cgroup of the service that this process is started by. `Some(None)`: it is in none.
-/// `None`: there is no cgroup v2.
-pub fn own_unit() -> Option<Option<PathBuf>> {
-    let own = cgroup_of("self")?;
-    let unit = match own.ends_with(CONTROL) {
-        true => own.parent().map(Path::to_owned),
-        false => Some(own),
-    };
-    // Nothing else has a cgroup of its own to sweep.
-    let is_service = |unit: &PathBuf| unit.extension().is_some_and(|kind| kind == "service");
-    Some(unit.filter(is_service))
-}
-
-/// The directory of a process's cgroup (cgroups(7)).
-fn cgroup_of(process: &str) -> Option<PathBuf> {
-    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
-    let name = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    Some(cgroup_mount()?.join(name.trim_start_matches('/')))
-}
-
-fn sub_cgroups(of: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(of).into_iter().flatten().flatten();
-    let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let all = groups.filter(|entry| entry.file_name() != CONTROL);
-    all.map(|entry| entry.path()).collect()
-}
-
-fn direct_members(group: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
-}
-
-fn members(group: &Path, depth: usize) -> Vec<i32> {
-    let mut all = direct_members(group);
-    if depth > 0 {
-        let below = sub_cgroups(group).into_iter();
-        all.extend(below.flat_map(|group| members(&group, depth - 1)));
-    }
-    all
-}
-
 fn all_pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
-}
-
-/// Removes a cgroup and those in it; one with processes stays.
-fn remove(group: &Path, depth: usize) {
-    if depth > 0 {
-        for below in sub_cgroups(group) {
-            remove(&below, depth - 1);
-        }
-    }
-    let _ = fs::remove_dir(group);
-}
-
-/// Whether there are processes in a cgroup, by its `cgroup.events`; from then on poll(2)
-/// tells of a change.
-fn is_populated(events: &mut File) -> bool {
-    let mut text = String::new();
-    let read = events
-        .rewind()
-        .and_then(|()| events.read_to_string(&mut text));
-    read.is_ok() && text.lines().any(|line| line == "populated 1")
 }
 
 fn names(groups: &[Group], loose: &[Process]) -> String {
