@@ -37,6 +37,7 @@ mod systemd;
 mod tree;
 
 pub use bind::open;
+pub use cgroup::mount as cgroup_mount;
 pub use events::id as message_id;
 pub use journal::{Journal, Level, Record};
 pub use listeners::{Listener, Passed, group, inherit, make_room};
