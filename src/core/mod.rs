@@ -22,6 +22,7 @@ mod requests;
 mod restart;
 mod rollback;
 mod rollout;
+mod sane;
 mod status;
 mod stop;
 mod time;

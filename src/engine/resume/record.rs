@@ -86,12 +86,16 @@ impl Engine {
     /// At the end of a turn.
     pub(in super::super) fn record_turn(&mut self) {
         if !self.recorder.outdated || !self.is_recorded() {
+            self.forget_notifications();
             return;
         }
         self.recorder.outdated = false;
         let done = self
             .write_record(End::Killed)
             .and_then(|()| self.store_all());
+        if done.is_ok() {
+            fault::recorded();
+        }
         self.recorded(done);
     }
 
@@ -103,6 +107,7 @@ impl Engine {
         }
         let snapshot = Name::Snapshot.to_string();
         let mut done = self.write_record(End::Killed);
+        fault::point("after-intent");
         if done.is_ok() && !self.recorder.stored.contains(&snapshot) {
             done = self.store_all();
         }
@@ -121,8 +126,10 @@ impl Engine {
         if !self.is_recorded() {
             return;
         }
+        fault::point("before-end");
         let done = self.write_record(End::Stopped);
         self.recorded(done);
+        fault::point("after-end");
         for name in std::mem::take(&mut self.recorder.stored) {
             self.systemd.unstore(&name);
         }
@@ -147,7 +154,9 @@ impl Engine {
     pub(super) fn write_record(&mut self, end: End) -> io::Result<()> {
         let text = serde_json::to_vec(&self.state(end))?;
         let snapshot = self.recorder.snapshot()?;
-        snapshot.write(&text, || fault::point("mid-snapshot"))
+        snapshot.write(&text, || fault::point("mid-snapshot"))?;
+        self.forget_notifications();
+        Ok(())
     }
 
     /// Brings systemd's store up to date.
@@ -163,6 +172,7 @@ impl Engine {
         for (name, fd) in new {
             fault::point("before-store");
             self.systemd.store(&name, fd.as_fd())?;
+            fault::point("after-store");
             self.recorder.stored.insert(name);
         }
         let gone: Vec<String> = self.recorder.stored.difference(&wanted).cloned().collect();
