@@ -36,7 +36,8 @@ pub enum Action {
         /// Which.
         worker: WorkerId,
     },
-    /// Ask the worker to stop accepting and to finish. Answered by `Drained`.
+    /// Ask the worker to stop accepting and to finish. Answered by `Drained`. After `Resumed`
+    /// it may be one that has been asked before.
     Drain {
         /// Whom.
         worker: WorkerId,
@@ -89,7 +90,8 @@ pub enum Action {
         /// Which.
         generation: GenerationId,
     },
-    /// Every slot has been ready once, or will not be: tell systemd.
+    /// Every slot has been ready once, or will not be: tell systemd. Said once more after a
+    /// `Resumed` that is not exact, for the start that waits for it then.
     SayReady,
     /// A state has changed: log it, tell whoever listens.
     Announce(Transition),
@@ -177,6 +179,15 @@ pub enum Failure {
         /// What became of the slots already replaced, if there were any.
         note: Option<String>,
     },
+    /// It was taken back, as the supervisor had ended in the middle of it.
+    Interrupted {
+        /// The generation that was being rolled out.
+        generation: GenerationId,
+        /// The one that serves on.
+        serving: GenerationId,
+        /// What became of the slots already replaced, if there were any.
+        note: Option<String>,
+    },
     /// There is nothing to go back to, or what it needs is gone; nothing was changed.
     NoWayBack(String),
     /// Some slots could not go back; the text says which, and why.
@@ -220,6 +231,21 @@ impl fmt::Display for Failure {
                 note,
             } => {
                 write!(f, "generation {generation} was taken back by a rollback; ")?;
+                match note {
+                    Some(note) => f.write_str(note),
+                    None => write!(f, "generation {serving} serves on, untouched"),
+                }
+            }
+            Failure::Interrupted {
+                generation,
+                serving,
+                note,
+            } => {
+                write!(
+                    f,
+                    "generation {generation} was taken back, since the supervisor had ended in \
+                     the middle of its rollout; "
+                )?;
                 match note {
                     Some(note) => f.write_str(note),
                     None => write!(f, "generation {serving} serves on, untouched"),

@@ -33,14 +33,19 @@ impl Supervisor {
         let policy = self.policy(worker.generation);
         let (memory, lifetime) = (policy.max_memory, policy.max_lifetime);
         if memory.is_some() {
-            let pause = self.up_to(FIRST_LOOK);
-            self.timers.set(Timer::Measure(id), self.now + pause);
+            self.look_at_memory(id);
         }
         if let Some(lifetime) = lifetime {
             // Up to a tenth less, so that workers that began together do not end together.
             let end = lifetime - self.up_to(lifetime / 10);
             self.timers.set(Timer::Lifetime(id), self.now + end);
         }
+    }
+
+    /// Soon, for the first time or once more.
+    pub(super) fn look_at_memory(&mut self, id: WorkerId) {
+        let pause = self.up_to(FIRST_LOOK);
+        self.timers.set(Timer::Measure(id), self.now + pause);
     }
 
     /// Some part of `span`.

@@ -14,13 +14,20 @@ use std::time::Duration;
 pub enum Event {
     /// The supervisor begins: spawn the first workers.
     Begin,
-    /// Nothing but time has passed.
-    Wake,
-    /// The first event after the state was restored: another supervisor goes on.
+    /// This state was read from a snapshot, by the successor of whoever wrote it. The first
+    /// event after that, but for `Spawned` of workers that run though their pid had not been
+    /// recorded; those recorded without a pid that are not found have never run. `Exited` of
+    /// those that are gone follows, and only then `Wake`.
+    ///
+    /// All answers that were awaited are lost: what is still to be known is asked anew. Nor
+    /// does anybody know any more who was blocked; it is told anew.
     Resumed {
-        /// The state is the very last one, and nobody was killed.
+        /// The snapshot is the very state, and whoever waits for a reply still does
+        /// (re-execution). Else something may have happened since, and nobody waits.
         exact: bool,
     },
+    /// Nothing but time has passed.
+    Wake,
     /// The answer to [`super::Action::Spawn`]: it runs.
     Spawned {
         /// Which.

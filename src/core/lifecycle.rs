@@ -36,6 +36,7 @@ impl Supervisor {
             due: None,
             used: None,
             last_look: false,
+            unheard: false,
             probes: 0,
             blocked: None,
             not_ready: None,
@@ -219,10 +220,12 @@ impl Supervisor {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        if !matches!(
-            self.policy(worker.generation).ready,
-            Ready::Auto | Ready::Accepting
-        ) {
+        let looked_at = match self.policy(worker.generation).ready {
+            Ready::Auto | Ready::Accepting => true,
+            Ready::Notify | Ready::Listening | Ready::Message => worker.unheard,
+            Ready::Delay(_) | Ready::Exec(_) => false,
+        };
+        if !looked_at {
             self.start_timed_out(id);
             return;
         }

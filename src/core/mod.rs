@@ -5,6 +5,11 @@
 //! be done. Every handler only records facts; [`reconcile`](Supervisor) compares
 //! what should be with what is, and alone decides to spawn or stop. Time, like
 //! everything else from outside, is an argument.
+//!
+//! A [`Supervisor`] outlives the process that made it: the next one, perhaps of another
+//! version, reads it from the snapshot ([`Event::Resumed`]). So the rule for all that is stored
+//! in it: a field that is added from now on has `#[serde(default)]`, with a default that says
+//! what was the case before it; no field and no variant changes its name or its meaning.
 
 mod action;
 mod ageing;
@@ -20,6 +25,7 @@ mod reconcile;
 mod recycle;
 mod requests;
 mod restart;
+mod resume;
 mod rollback;
 mod rollout;
 mod sane;
@@ -120,16 +126,20 @@ impl Supervisor {
     ///
     /// `now` never goes backwards. Deadlines are acted upon by [`Event::Wake`] only,
     /// so that signs of life that arrived in the same turn count first.
-    /// After [`Action::Exit`] every event is ignored.
+    /// After [`Action::Exit`] every event is ignored, but for [`Event::Resumed`], which repeats
+    /// it. Spawns come last of the actions.
     pub fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
         if self.over {
-            return Vec::new();
+            // Its end was recorded, and perhaps not more.
+            let again = matches!(event, Event::Resumed { .. });
+            let end = again.then(|| Action::Exit(self.outcome.clone()));
+            return end.into_iter().collect();
         }
         self.now = self.now.max(now);
         match event {
             Event::Begin => self.began = self.now,
+            Event::Resumed { exact } => self.on_resumed(exact),
             Event::Wake => self.run_timers(),
-            Event::Resumed { .. } => {}
             Event::Spawned { worker, pid } => self.on_spawned(worker, pid),
             Event::SpawnFailed { worker, error } => self.on_spawn_failed(worker, error),
             Event::Notified { worker, what } => self.on_notified(worker, what),
@@ -147,7 +157,10 @@ impl Supervisor {
             Event::Requested { from, what } => self.on_request(from, what),
         }
         self.reconcile();
-        std::mem::take(&mut self.actions)
+        let mut actions = std::mem::take(&mut self.actions);
+        // What is recorded before a spawn has been done, up to that spawn.
+        actions.sort_by_key(|action| matches!(action, Action::Spawn { .. }));
+        actions
     }
 
     /// When [`Event::Wake`] is due next; `None`: nothing is awaited.

@@ -33,14 +33,15 @@ impl Supervisor {
         self.state == ClusterState::Stopping
     }
 
-    /// Whether nothing is being rolled out, or waits to be.
-    pub fn is_settled(&self) -> bool {
-        self.state == ClusterState::Running && self.rollout.is_none() && self.queued.is_none()
+    /// Whether systemd has been told that the app is ready ([`Action::SayReady`]).
+    pub fn said_ready(&self) -> bool {
+        self.said_ready
     }
 
-    /// Numbers workers from `first` on.
-    pub fn number_from(&mut self, first: u64) {
-        self.next_worker = self.next_worker.max(first);
+    /// Nothing is being rolled out or waits for that, and the app neither begins nor ends.
+    /// Workers may start and drain.
+    pub fn is_settled(&self) -> bool {
+        self.state == ClusterState::Running && self.rollout.is_none() && self.queued.is_none()
     }
 
     /// The generation that was rolled out last.

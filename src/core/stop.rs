@@ -10,7 +10,7 @@ const MAX_EXTENSION: u32 = 10;
 /// clean-up runs in any case; less where that would be more than a quarter of its time.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-fn last_words(within: Duration) -> Duration {
+pub(super) fn last_words(within: Duration) -> Duration {
     LAST_WORDS.min(within / 4)
 }
 

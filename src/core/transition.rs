@@ -168,6 +168,15 @@ pub enum Transition {
         /// What happened to it.
         step: RolloutStep,
     },
+    /// The state of a supervisor that is no more was taken over, its workers run on.
+    Resumed {
+        /// It was left on purpose, with nothing under way.
+        exact: bool,
+        /// So many.
+        workers: u32,
+        /// A rollout waited for its turn, and is not to be.
+        dropped: bool,
+    },
     /// The desired number of workers changed.
     Scaled {
         /// Before.
@@ -217,6 +226,8 @@ pub enum RolloutStep {
     Failed(Blame),
     /// It is being undone because a rollback was asked for.
     TakenBack,
+    /// It is being undone because the supervisor ended in the middle of it.
+    Interrupted,
     /// It had been rolled out, and crashes too often: a good one takes its place.
     FallingBack {
         /// The good one.

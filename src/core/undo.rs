@@ -12,6 +12,8 @@ pub(super) enum Undo {
     Failed(Blame),
     /// A rollback was asked for.
     Asked,
+    /// The supervisor ended in the middle of it.
+    Interrupted,
 }
 
 impl fmt::Display for Undo {
@@ -19,6 +21,7 @@ impl fmt::Display for Undo {
         match self {
             Undo::Failed(blame) => blame.fmt(f),
             Undo::Asked => f.write_str("a rollback was asked for"),
+            Undo::Interrupted => f.write_str("the supervisor ended in the middle of it"),
         }
     }
 }
@@ -67,6 +70,7 @@ impl Supervisor {
         let step = match undo {
             Undo::Failed(blame) => RolloutStep::Failed(blame),
             Undo::Asked => RolloutStep::TakenBack,
+            Undo::Interrupted => RolloutStep::Interrupted,
         };
         self.announce(Transition::Rollout { generation, step });
     }
@@ -219,6 +223,11 @@ impl Supervisor {
                 note,
             },
             Undo::Asked => Failure::TakenBack {
+                generation: to,
+                serving,
+                note,
+            },
+            Undo::Interrupted => Failure::Interrupted {
                 generation: to,
                 serving,
                 note,

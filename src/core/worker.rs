@@ -88,6 +88,9 @@ pub struct Worker {
     pub used: Option<Used>,
     /// Its time to start is over; it is ready by the next look, or has failed.
     pub last_look: bool,
+    /// What it has said of itself may have been lost with the supervisor of that time.
+    #[serde(default)]
+    pub unheard: bool,
     /// How often it has been looked at for readiness.
     pub probes: u32,
     /// Since when it does not answer, if it is seen not to.

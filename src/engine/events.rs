@@ -52,6 +52,8 @@ pub mod id {
     pub const WORKER_OVERSIZED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e822";
     /// A generation crashes too often, and the last good one takes its place.
     pub const FALLING_BACK: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e830";
+    /// A supervisor has taken over the workers of another.
+    pub const RESUMED: &str = "7a1f0c5b9d0e4b6c8f35d2b1a4c6e8a0";
 }
 
 /// The log line for a transition.
@@ -121,6 +123,11 @@ pub fn record(transition: &Transition) -> Record {
         Transition::Cluster { from, to } => {
             with_id(Level::Debug, format!("{from} → {to}"), id::CLUSTER_STATE)
         }
+        Transition::Resumed {
+            exact,
+            workers,
+            dropped,
+        } => about_resuming(*exact, *workers, *dropped),
         Transition::Scaled { from, to } => {
             with_id(Level::Info, format!("{from} → {to} workers"), id::SCALED)
         }
@@ -330,6 +337,19 @@ fn about_size(transition: &Transition) -> Record {
     with_id(Level::Warning, text, id::WORKER_OVERSIZED)
 }
 
+fn about_resuming(exact: bool, workers: u32, dropped: bool) -> Record {
+    let (level, whose) = match exact {
+        true => (Level::Info, "itself after its re-execution"),
+        false => (Level::Warning, "a supervisor that has ended"),
+    };
+    let lost = match dropped {
+        true => "; a reload or restart that waited for its turn is not done, ask for it again",
+        false => "",
+    };
+    let text = format!("taken over from {whose}: {workers} workers run on{lost}");
+    with_id(level, text, id::RESUMED)
+}
+
 fn about_rollout(generation: u64, step: &RolloutStep) -> Record {
     let text = progress(generation, step);
     match step {
@@ -341,7 +361,9 @@ fn about_rollout(generation: u64, step: &RolloutStep) -> Record {
         }
         RolloutStep::Undone { .. } => Record::plain(Level::Warning, text),
         RolloutStep::NoWayBack(_) => with_id(Level::Error, text, id::ROLLOUT_FAILED),
-        RolloutStep::TakenBack => with_id(Level::Warning, text, id::ROLLOUT_FAILED),
+        RolloutStep::TakenBack | RolloutStep::Interrupted => {
+            with_id(Level::Warning, text, id::ROLLOUT_FAILED)
+        }
         RolloutStep::FallingBack { .. } => with_id(Level::Error, text, id::FALLING_BACK),
     }
 }
@@ -365,6 +387,10 @@ pub fn progress(generation: u64, step: &RolloutStep) -> String {
         RolloutStep::TakenBack => {
             format!("generation {generation} is taken back: a rollback was asked for")
         }
+        RolloutStep::Interrupted => format!(
+            "generation {generation} is taken back: the supervisor ended in the middle of its \
+             rollout; ask for it again"
+        ),
         RolloutStep::FallingBack { to, blame } => format!(
             "generation {generation} crashes too often, going back to generation {to}: {blame}"
         ),

@@ -354,6 +354,16 @@ impl Engine {
             return;
         }
         let held = self.held.get(&worker);
+        let speaks = matches!(
+            release.config.ready,
+            Ready::Auto | Ready::Listening | Ready::Message
+        ) && held.is_some_and(|held| held.talk.is_some());
+        if speaks {
+            // It has told where it listens, perhaps to a supervisor that is no more.
+            let ready = self.listens_everywhere(worker);
+            self.pending.push_back(Event::Probed { worker, ready });
+            return;
+        }
         let pairs = self
             .listeners
             .iter()

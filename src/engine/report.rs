@@ -107,9 +107,10 @@ impl Engine {
                 cgroup: self.cgroup_name(Some(blame.worker)),
             },
             Failure::NoSuchSlot(_) => api::Error::NoSuchWorker { message },
-            Failure::Stopping | Failure::Superseded | Failure::TakenBack { .. } => {
-                api::Error::InProgress { message }
-            }
+            Failure::Stopping
+            | Failure::Superseded
+            | Failure::TakenBack { .. }
+            | Failure::Interrupted { .. } => api::Error::InProgress { message },
             Failure::NoWayBack(_) => api::Error::NoWayBack { message },
             Failure::NotAllBack(_) => api::Error::NotAllBack { message },
             Failure::BadCount(_) => api::Error::InvalidParameter { message },

@@ -11,8 +11,8 @@ pub(super) struct Before {
     ready: u32,
     /// Which slots had none, and were to stay without.
     empty: Vec<bool>,
-    /// One of them ends by this event, whatever we do.
-    leaves: bool,
+    /// So many of them end by this event, whatever we do.
+    leaves: u32,
 }
 
 impl Before {
@@ -28,12 +28,15 @@ impl Before {
             _ => None,
         };
         let ready = |id| sim.core.worker(id).map(|w| w.state) == Some(WorkerState::Ready);
-        let serves = |slot: &Slot| slot.members.iter().any(|id| ready(*id));
-        let slots = sim.core.slots().iter();
+        let never_ran = match event {
+            Event::Resumed { .. } => sim.core.without_pid(),
+            _ => Vec::new(),
+        };
+        let leave = about.into_iter().chain(&never_ran);
         Before {
             ready: sim.core.ready_workers(),
-            empty: slots.map(|slot| slot.stopped && !serves(slot)).collect(),
-            leaves: about.is_some_and(|id| ready(*id)),
+            empty: empty(sim),
+            leaves: leave.filter(|id| ready(**id)).count() as u32,
         }
     }
 
@@ -52,10 +55,15 @@ impl Before {
             }
             _ => false,
         };
-        let gone = u32::from(self.leaves) + actions.iter().filter(hung).count() as u32;
+        let gone = self.leaves + actions.iter().filter(hung).count() as u32;
         let desired = core.desired_workers().0;
-        let empty = self.empty.iter().take(desired as usize);
-        let wanted = desired - empty.filter(|empty| **empty).count() as u32;
+        // By this event, too: one that has ended is not to be followed by another.
+        let (before, now) = (&self.empty, empty(sim));
+        let is_empty = |slot: &usize| {
+            let empty = |all: &[bool]| all.get(*slot).copied().unwrap_or(false);
+            empty(before) || empty(&now)
+        };
+        let wanted = desired - (0..desired as usize).filter(is_empty).count() as u32;
         let least = self.ready.saturating_sub(gone).min(wanted);
         assert!(
             core.ready_workers() >= least,
@@ -64,6 +72,15 @@ impl Before {
             self.ready
         );
     }
+}
+
+/// Slots that have no ready worker, and are not to get one.
+fn empty(sim: &Sim) -> Vec<bool> {
+    let ready = |id: &WorkerId| sim.core.worker(*id).map(|w| w.state) == Some(WorkerState::Ready);
+    let slots = sim.core.slots().iter();
+    slots
+        .map(|slot| slot.stopped && !slot.members.iter().any(ready))
+        .collect()
 }
 
 /// A tenth of them in the full tier is what other properties get.

@@ -3,7 +3,7 @@
 
 use super::*;
 
-fn rules(workers: u32) -> Policy {
+pub(super) fn rules(workers: u32) -> Policy {
     Policy {
         health: Some(Health {
             interval: ms(1_000),

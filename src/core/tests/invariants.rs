@@ -226,7 +226,7 @@ pub(super) fn play(sim: &mut Sim, steps: &[Step]) -> u64 {
 }
 
 /// SIGKILL at the deadline and never before: a worker was signalled and had its drain time.
-fn kills_are_earned(sim: &Sim) {
+pub(super) fn kills_are_earned(sim: &Sim) {
     for (worker, at) in &sim.killed {
         if let Some(asked) = sim.signalled.get(worker) {
             assert!(

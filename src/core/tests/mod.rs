@@ -3,12 +3,16 @@
 
 mod ageing;
 mod capacity;
+mod crash;
+mod deaths;
 mod health;
 mod invariants;
 mod lifecycle;
 mod node;
 mod plan;
 mod recycle;
+mod resume;
+mod resume_workers;
 mod rollback;
 mod rollout;
 mod storm;
@@ -16,7 +20,7 @@ mod table;
 mod words;
 
 use super::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub(super) fn ms(n: u64) -> Duration {
@@ -108,6 +112,10 @@ pub(super) struct Sim {
     pub gone: bool,
     /// Put the core through its snapshot after every event.
     pub forgetful: bool,
+    /// The supervisor is killed now and then.
+    pub crashes: crash::Crashes,
+    /// Workers whose `READY=1` was read.
+    pub heard: BTreeSet<WorkerId>,
 }
 
 impl Sim {
@@ -128,6 +136,8 @@ impl Sim {
             watch: |_| {},
             gone: false,
             forgetful: false,
+            crashes: crash::Crashes::default(),
+            heard: BTreeSet::new(),
         };
         sim.event(Event::Begin);
         sim
@@ -151,9 +161,19 @@ impl Sim {
             };
             self.agenda.retain(|(_, e)| !about(e));
         }
+        if let Event::Notified { worker, what } = &event
+            && *what == Notification::Ready
+        {
+            self.heard.insert(*worker);
+        }
         let before = capacity::Before::of(self, &event);
+        let older = self.crashes.is_armed().then(|| crash::Record::of(self));
         let actions = self.core.handle(self.now, event);
         before.check(self, &actions);
+        if let Some(crash) = self.crashes.next(older, &self.core, &actions) {
+            self.crash_during(crash, actions);
+            return;
+        }
         for action in actions {
             self.perform(action);
         }
@@ -182,13 +202,11 @@ impl Sim {
                 let exit = Exit::Signal(9);
                 self.schedule(ms(1), Event::Exited { worker, exit });
             }
-            Action::Probe { worker } => self.schedule(
-                ms(1),
-                Event::Probed {
-                    worker,
-                    ready: false,
-                },
-            ),
+            Action::Probe { worker } => {
+                // What it has said is true, whoever has read it.
+                let ready = self.heard.contains(&worker);
+                self.schedule(ms(1), Event::Probed { worker, ready });
+            }
             Action::Check { worker } => self.check(worker),
             Action::Hear { worker } => self.schedule(ms(0), Event::Heard { worker }),
             Action::Measure { worker } => self.measure(worker),
@@ -206,7 +224,10 @@ impl Sim {
                 }
                 self.log.push(transition);
             }
-            Action::Reply { to, result } => self.replies.push((to, result)),
+            Action::Reply { to, result } => {
+                assert!(to.0 >= self.crashes.first, "nobody waits for {to} any more");
+                self.replies.push((to, result));
+            }
             Action::Exit(outcome) => self.exit = Some((self.now, outcome)),
             Action::Release { .. } => {}
             Action::DropGeneration { generation } => {
@@ -222,7 +243,8 @@ impl Sim {
             self.schedule(ms(0), Event::SpawnFailed { worker, error });
             return;
         }
-        self.alive.insert(worker, generation);
+        let twice = self.alive.insert(worker, generation);
+        assert_eq!(twice, None, "{worker} was spawned twice");
         let pid = 1000 + worker.0 as i32;
         self.schedule(ms(0), Event::Spawned { worker, pid });
         if let Some(after) = script.ready {
@@ -337,11 +359,12 @@ impl Sim {
             turns += 1;
             assert!(turns < 100_000, "no progress");
         }
-        self.now = end;
+        self.now = self.now.max(end);
     }
 
     pub fn request(&mut self, id: u64, what: Request) {
         let from = Some(RequestId(id));
+        self.crashes.asked = self.crashes.asked.max(id);
         self.event(Event::Requested { from, what });
     }
 

@@ -107,6 +107,10 @@ fn triggers(worker: WorkerId, slot: SlotId, generation: GenerationId) -> Vec<(St
     let recalled = |result| Event::Recalled { generation, result };
     let mut all = every!(Event:
         Event::Begin => ["begin" => Event::Begin],
+        Event::Resumed { .. } => [
+            "taken over, re-executed" => Event::Resumed { exact: true },
+            "taken over after a crash" => Event::Resumed { exact: false },
+        ],
         Event::Wake => [], // by timers
         Event::Spawned { .. } => ["spawned" => Event::Spawned { worker, pid: 1 }],
         Event::SpawnFailed { .. } =>
@@ -165,7 +169,7 @@ fn concerns(trigger: &Trigger) -> (bool, bool) {
     match trigger {
         Trigger::Event(event) => match event.as_ref() {
             Event::Begin | Event::ConfigLoaded { .. } | Event::Recalled { .. } => (false, true),
-            Event::Requested { .. } => (true, true),
+            Event::Requested { .. } | Event::Resumed { .. } => (true, true),
             Event::Wake
             | Event::Spawned { .. }
             | Event::SpawnFailed { .. }
@@ -248,7 +252,8 @@ fn newest(name: &'static str, sim: &Sim) -> Situation {
 }
 
 fn starting() -> Vec<Situation> {
-    let first = Sim::new(rules(1), Script::default());
+    let mut first = Sim::new(rules(1), Script::default());
+    first.run(ms(0));
     let mut added = served(1);
     scale(&mut added, 2);
     let mut canary = served(1);
@@ -346,7 +351,8 @@ fn worker_situations() -> Vec<Situation> {
 }
 
 fn cluster_situations() -> Vec<Situation> {
-    let first = Sim::new(rules(2), Script::default());
+    let mut first = Sim::new(rules(2), Script::default());
+    first.run(ms(0));
     let broken = Script {
         exits: Some((ms(10), Exit::Code(1))),
         ..Script::default()

@@ -113,6 +113,7 @@ impl Names {
             Transition::Degraded { why: None } => "no longer degraded".to_owned(),
             Transition::Cluster { from, to } => format!("cluster {from} → {to}"),
             Transition::Rollout { step, .. } => step_words(step).to_owned(),
+            Transition::Resumed { .. } => "taken over".to_owned(),
             Transition::Scaled { from, to } => format!("{from} → {to} workers"),
         })
     }
@@ -128,6 +129,7 @@ fn step_words(step: &RolloutStep) -> &'static str {
         RolloutStep::Undone { .. } => "rollout undone",
         RolloutStep::NoWayBack(_) => "no way back",
         RolloutStep::TakenBack => "rollout taken back",
+        RolloutStep::Interrupted => "rollout interrupted",
         RolloutStep::FallingBack { .. } => "falling back",
     }
 }
@@ -151,6 +153,7 @@ fn failure(failure: &Failure) -> &'static str {
         Failure::ConfigInvalid(_) => "configuration invalid",
         Failure::GenerationFailed { .. } => "generation failed",
         Failure::TakenBack { .. } => "taken back",
+        Failure::Interrupted { .. } => "interrupted",
         Failure::NoWayBack(_) => "no way back",
         Failure::NotAllBack(_) => "not all went back",
         Failure::WorkerFailed(_) => "worker failed",

@@ -240,7 +240,7 @@ impl Engine {
     }
 
     /// Whether a worker listens on each address of the app.
-    pub(super) fn listens_everywhere(&self, worker: WorkerId) -> bool {
+    pub(in super::super) fn listens_everywhere(&self, worker: WorkerId) -> bool {
         let Some(held) = self.held.get(&worker) else {
             return false;
         };

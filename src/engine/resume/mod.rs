@@ -91,6 +91,10 @@ impl Resumed {
         if state.boot != boot_id() {
             return Err("it was written before the last boot".to_owned());
         }
+        state
+            .core
+            .check_snapshot(super::now())
+            .map_err(|why| format!("it makes no sense: {why}"))?;
         if !state.releases.contains_key(&state.core.generation()) {
             return Err("it lacks the configuration that serves".to_owned());
         }
