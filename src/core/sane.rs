@@ -27,11 +27,11 @@ fn check(holds: bool, wrong: impl FnOnce() -> String) -> Wrong {
 }
 
 impl Supervisor {
-    /// Whether this state, which was written by another supervisor, makes sense at `now`.
+    /// Whether a snapshot makes sense at `now`, so that it can be gone on with.
     ///
     /// # Errors
     /// What does not, for people.
-    pub fn is_sane(&self, now: Time) -> Result<(), String> {
+    pub fn check_snapshot(&self, now: Time) -> Result<(), String> {
         check(!self.over, || "it has ended".to_owned())?;
         check(self.now <= now && self.began <= now, || {
             "it was written in the future".to_owned()
