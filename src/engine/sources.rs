@@ -78,7 +78,7 @@ impl Engine {
                 self.feed(Event::Notified { worker, what });
             }
             fault::point("after-datagram");
-            if !last && self.recorder.owes() && self.is_recorded() {
+            if !last && self.recorder.is_outdated() && self.is_recorded() {
                 // It is forgotten with the record; what follows is for the next turn.
                 return;
             }

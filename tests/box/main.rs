@@ -52,6 +52,7 @@ mod service;
 mod start;
 mod sticky;
 mod stop;
+mod sweep;
 mod third_party;
 mod units;
 mod verbs;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         kept::TESTS,
         learn::TESTS,
         stop::TESTS,
+        sweep::TESTS,
         third_party::TESTS,
         examples::TESTS,
         fault::TESTS,
