@@ -182,6 +182,9 @@ impl Sim {
         if self.forgetful {
             let text = serde_json::to_string(&self.core).expect("serialises");
             self.core = serde_json::from_str(&text).expect("deserialises");
+            if self.exit.is_none() {
+                self.core.check_snapshot(self.now).expect("it makes sense");
+            }
         }
         (self.watch)(self);
     }
