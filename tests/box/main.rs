@@ -24,6 +24,7 @@ mod check;
 mod config;
 mod crash;
 mod examples;
+mod fault;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
@@ -51,6 +52,7 @@ mod service;
 mod start;
 mod sticky;
 mod stop;
+mod sweep;
 mod third_party;
 mod units;
 mod verbs;
@@ -89,8 +91,10 @@ fn main() -> ExitCode {
         kept::TESTS,
         learn::TESTS,
         stop::TESTS,
+        sweep::TESTS,
         third_party::TESTS,
         examples::TESTS,
+        fault::TESTS,
         home::TESTS,
         verbs::TESTS,
         balance::TESTS,

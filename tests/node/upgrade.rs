@@ -194,7 +194,9 @@ fn full(node: &Node) -> Result<(), String> {
 
 /// Whether `socket:[INODE]` is a TCP connection (proc_pid_net(5)).
 fn established(socket: &str) -> bool {
-    let inode = socket.strip_prefix("socket:[").and_then(|s| s.strip_suffix(']'));
+    let inode = socket
+        .strip_prefix("socket:[")
+        .and_then(|s| s.strip_suffix(']'));
     let table = std::fs::read_to_string("/proc/self/net/tcp").expect("connections");
     let mut rows = table.lines().map(|row| row.split_ascii_whitespace());
     rows.any(|mut row| {

@@ -275,6 +275,7 @@ impl Engine {
                 changes: None,
             })));
         }
+        self.audience.end();
         self.open.settle(LAST_WORDS);
         if end == End::Executed {
             // What they have read is in the record; one that cannot write may lose some of it.

@@ -6,11 +6,15 @@
 
 use super::state::{StateRef, Worker};
 use super::{End, Identity, Name, Snapshot, boot_id};
-use crate::core::{Action, WorkerId};
-use crate::engine::{Engine, Level, Record, fault};
+use crate::core::{Action, Event, Notification, WorkerId};
+use crate::engine::{Engine, Level, Record, SAY_AGAIN, fault};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// After which time systemd is given again what it had no room for.
+const STORE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What has been put where the next supervisor finds it.
 pub struct Recorder {
@@ -19,8 +23,12 @@ pub struct Recorder {
     outdated: bool,
     /// How often something has changed.
     pub changes: u64,
+    /// systemd's store is not what it should be.
+    incomplete: bool,
     /// What systemd's store has.
     stored: BTreeSet<String>,
+    /// What it has that is not what it should be.
+    replaced: Vec<String>,
     /// See [`crate::api::Status::incarnation`].
     pub incarnation: u64,
     /// How we took over, if we did.
@@ -36,7 +44,9 @@ impl Recorder {
             snapshot,
             outdated: true,
             changes: 0,
+            incomplete: true,
             stored: stored.into_iter().collect(),
+            replaced: Vec::new(),
             incarnation,
             taken_over: None,
             complained: false,
@@ -67,9 +77,39 @@ impl Recorder {
         }
     }
 
+    /// What a worker says once counts for ever: how long it may take, or how often it gives a
+    /// sign of life. Signs of life and its status are said again.
+    pub fn hear(&mut self, event: &Event) {
+        if let Event::Notified { what, .. } = event {
+            let again = matches!(what, Notification::Watchdog | Notification::Status(_));
+            if !again {
+                self.outdate();
+            }
+        }
+    }
+
     /// Whether something is still to be recorded.
-    pub fn owes(&self) -> bool {
+    fn owes(&self) -> bool {
+        self.outdated || self.incomplete
+    }
+
+    /// Whether what has happened is not recorded yet.
+    pub fn is_outdated(&self) -> bool {
         self.outdated
+    }
+
+    /// After which time it is to be tried again, if something is.
+    pub fn again(&self) -> Option<Duration> {
+        self.owes().then_some(match self.complained {
+            true => SAY_AGAIN,
+            false => STORE_AGAIN,
+        })
+    }
+
+    /// What was stored under `name` is another descriptor now.
+    pub fn replaced(&mut self, name: Name) {
+        self.replaced.push(name.to_string());
+        self.incomplete = true;
     }
 
     /// What the next supervisor is given.
@@ -91,14 +131,22 @@ impl Engine {
 
     /// At the end of a turn.
     pub(in super::super) fn record_turn(&mut self) {
-        if !self.recorder.outdated || !self.is_recorded() {
-            return;
+        if !self.recorder.owes() || !self.is_recorded() {
+            return self.forget_notifications();
         }
-        self.recorder.outdated = false;
-        let done = self
-            .write_record(End::Killed)
-            .and_then(|()| self.store_all());
+        if self.recorder.outdated {
+            let done = self.write_record(End::Killed);
+            self.recorder.outdated = done.is_err();
+            self.recorder.incomplete = true;
+            self.recorded(done);
+        }
+        let done = self.store_all();
+        self.recorder.incomplete = done.is_err();
+        if done.is_ok() && !self.recorder.outdated {
+            fault::recorded();
+        }
         self.recorded(done);
+        self.forget_notifications();
     }
 
     /// Ahead of a worker's process: it is never there without being known of, and what it is
@@ -109,6 +157,7 @@ impl Engine {
         }
         let snapshot = Name::Snapshot.to_string();
         let mut done = self.write_record(End::Killed);
+        fault::point("after-intent");
         if done.is_ok() && !self.recorder.stored.contains(&snapshot) {
             done = self.store_all();
         }
@@ -127,8 +176,10 @@ impl Engine {
         if !self.is_recorded() {
             return;
         }
+        fault::point("before-end");
         let done = self.write_record(End::Stopped);
         self.recorded(done);
+        fault::point("after-end");
         for name in std::mem::take(&mut self.recorder.stored) {
             self.systemd.unstore(&name);
         }
@@ -138,7 +189,7 @@ impl Engine {
         let Err(error) = done else {
             return;
         };
-        self.recorder.outdated = true;
+        self.recorder.incomplete = true;
         // systemd not reading for a moment is nothing to tell.
         if error.kind() != io::ErrorKind::WouldBlock && !self.recorder.complained {
             self.recorder.complained = true;
@@ -153,11 +204,20 @@ impl Engine {
     pub(super) fn write_record(&mut self, end: End) -> io::Result<()> {
         let text = serde_json::to_vec(&self.state(end))?;
         let snapshot = self.recorder.snapshot()?;
-        snapshot.write(&text, || fault::point("mid-snapshot"))
+        snapshot.write(&text, || fault::point("mid-snapshot"))?;
+        self.forget_notifications();
+        Ok(())
     }
 
     /// Brings systemd's store up to date.
     pub(super) fn store_all(&mut self) -> io::Result<()> {
+        while let Some(name) = self.recorder.replaced.pop() {
+            if !self.systemd.unstore(&name) {
+                self.recorder.replaced.push(name);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.recorder.stored.remove(&name);
+        }
         let wanted: BTreeSet<String> = self.kept_names();
         let new: Vec<(String, OwnedFd)> = self
             .kept_descriptors()
@@ -169,6 +229,7 @@ impl Engine {
         for (name, fd) in new {
             fault::point("before-store");
             self.systemd.store(&name, fd.as_fd())?;
+            fault::point("after-store");
             self.recorder.stored.insert(name);
         }
         let gone: Vec<String> = self.recorder.stored.difference(&wanted).cloned().collect();
