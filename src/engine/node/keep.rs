@@ -39,6 +39,9 @@ pub struct TalkState {
     stop: Progress,
     /// The worker has closed its end.
     ended: bool,
+    /// The process that has spoken last.
+    #[serde(default)]
+    speaker: Option<i32>,
     /// Lines of which a part has been received, or sent.
     #[serde(default)]
     unfinished: Unfinished,
@@ -122,6 +125,7 @@ impl Talk {
             preload: self.preload.clone(),
             stop: self.stop.clone(),
             ended: self.channel.has_ended(),
+            speaker: self.channel.speaker(),
             unfinished: self.channel.unfinished(exact),
             // Of one that was killed before it is not known either.
             exact: exact && !self.unsettled,
@@ -134,7 +138,12 @@ impl Talk {
 
     /// Goes on with a conversation. `lines`: where the lines of listeners are now.
     pub fn resume(state: TalkState, channel: Option<Channel>, lines: &Lines) -> Option<Talk> {
-        let mut channel = channel?;
+        let mut channel = match channel {
+            Some(channel) => channel,
+            None if state.ended => Channel::ended().ok()?,
+            None => return None,
+        };
+        channel.spoken_by(state.speaker);
         if state.runner == Runner::Deno {
             channel.part_handles();
         }

@@ -24,10 +24,6 @@ impl Engine {
             at: now(),
             from_version: state.version,
         });
-        if exact {
-            // Who has died meanwhile is ours to bury.
-            self.reap_orphans();
-        }
         if exact && self.core.said_ready() {
             self.systemd_knows();
         }
@@ -55,6 +51,10 @@ impl Engine {
         self.feed(Event::Resumed { exact });
         for (worker, exit) in gone {
             self.feed(Event::Exited { worker, exit });
+        }
+        if exact {
+            // Who has died meanwhile is ours to bury; how workers ended is known by now.
+            self.reap_orphans();
         }
         for worker in self.held.keys().copied().collect::<Vec<_>>() {
             self.catch_up_with(worker);

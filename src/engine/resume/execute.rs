@@ -40,6 +40,8 @@ const CHECK_WITHIN: Duration = Duration::from_secs(10);
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 /// systemd is told to be so patient while there is nobody to give signs of life.
 const PATIENCE: &str = "WATCHDOG_USEC=60000000";
+/// A variable of the environment may have 128 KiB (execve(2)).
+const LONGEST_STRING: usize = 127 * 1024;
 /// Longest answer of the program that is read, in bytes.
 const LONGEST_ANSWER: u64 = 4096;
 
@@ -201,6 +203,14 @@ impl Engine {
         }
         let text = String::from_utf8_lossy(&text);
         let said: String = text.trim().chars().filter(|c| !c.is_control()).collect();
+        let settled = self.core.is_settled() && self.waiting.is_empty();
+        if understands && !settled {
+            // Something was begun meanwhile.
+            if let Some(upgrade) = &mut self.upgrade {
+                upgrade.stage = Stage::Waiting;
+            }
+            return;
+        }
         if !understands {
             let text = format!(
                 "{} cannot go on from here, nothing was changed: {said}\n  hint: `systemctl \
@@ -290,12 +300,17 @@ impl Engine {
                 self.node_goes_on();
             }
             (Ok(()), Way::Leave) => {
-                if self.runtime.say_keep().is_ok() {
-                    let _ = self.store_all();
-                    self.journal.finish(LAST_WORDS);
-                    // Nothing may be dropped: it would take away what the workers use.
-                    std::process::exit(0);
+                if let Err(error) = self.runtime.say_keep() {
+                    let text =
+                        format!("the supervisor stays, it cannot say that it leaves: {error}");
+                    self.log(Record::plain(Level::Error, text));
+                    self.recorder.outdate();
+                    return self.node_goes_on();
                 }
+                let _ = self.store_all();
+                self.journal.finish(LAST_WORDS);
+                // Nothing may be dropped: it would take away what the workers use.
+                std::process::exit(0);
             }
             (Ok(()), Way::Execute) => self.execute(),
         }
@@ -305,7 +320,12 @@ impl Engine {
     fn execute(&mut self) {
         let all = self.all_descriptors();
         let (names, sockets): (Vec<String>, Vec<BorrowedFd<'_>>) = all.into_iter().unzip();
-        let (first, _placed) = match in_a_row(&sockets) {
+        let longest = names.iter().map(|name| name.len() + 1).sum::<usize>();
+        let placed = match longest {
+            ..LONGEST_STRING => in_a_row(&sockets),
+            _ => Err(io::Error::other("there are too many descriptors")),
+        };
+        let (first, _placed) = match placed {
             Ok(placed) => placed,
             Err(error) => {
                 let text = format!("not upgraded: {error} (is LimitNOFILE= too low?)");
@@ -314,6 +334,9 @@ impl Engine {
                 return self.node_goes_on();
             }
         };
+        for worker in self.held.keys().copied().collect::<Vec<_>>() {
+            self.end_questions(worker);
+        }
         self.systemd
             .say(&[NotifyState::Watchdog, NotifyState::Custom(PATIENCE)]);
         self.journal.finish(LAST_WORDS);

@@ -4,6 +4,7 @@
 
 use super::{Channel, Waiting};
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -56,6 +57,21 @@ impl Channel {
             });
         }
         self.flush();
+    }
+
+    /// One that has ended already.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn ended() -> io::Result<Channel> {
+        let (mut channel, _) = Channel::pair()?;
+        channel.ended = true;
+        Ok(channel)
+    }
+
+    /// This process has spoken last.
+    pub fn spoken_by(&mut self, speaker: Option<i32>) {
+        self.speaker = speaker;
     }
 
     /// How many lines wait for their descriptors.
