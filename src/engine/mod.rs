@@ -450,6 +450,7 @@ impl Engine {
     fn feed(&mut self, event: Event) {
         self.pending.push_back(event);
         while let Some(event) = self.pending.pop_front() {
+            self.recorder.hear(&event);
             let actions = self.core.handle(now(), event);
             self.recorder.see(&actions);
             for action in actions {

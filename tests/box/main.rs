@@ -24,6 +24,7 @@ mod check;
 mod config;
 mod crash;
 mod examples;
+mod fault;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         sweep::TESTS,
         third_party::TESTS,
         examples::TESTS,
+        fault::TESTS,
         home::TESTS,
         verbs::TESTS,
         balance::TESTS,

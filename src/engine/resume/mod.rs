@@ -107,6 +107,7 @@ impl Resumed {
         if !state.releases.contains_key(&state.core.generation()) {
             return Err("it lacks the configuration that serves".to_owned());
         }
+        state.core.check_snapshot(crate::engine::now())?;
         Ok(Some(Resumed {
             state,
             snapshot,

@@ -36,7 +36,8 @@ impl Engine {
         let within = release.map_or(Duration::ZERO, |r| r.config.drain_timeout);
         let mut asked = Vec::new();
         for group in cgroup.workers() {
-            let known = self.held.contains_key(&group) || self.core.worker(group).is_some();
+            // A worker that is not held has ended, or cannot be trusted.
+            let known = self.held.contains_key(&group);
             let members = cgroup.members(group);
             if known || members.is_empty() {
                 continue;
