@@ -21,10 +21,10 @@ pub struct Recorder {
     snapshot: Option<Snapshot>,
     /// Something has changed since the last record.
     outdated: bool,
-    /// How often something has changed.
-    pub changes: u64,
     /// systemd's store is not what it should be.
     incomplete: bool,
+    /// How often something has changed.
+    pub changes: u64,
     /// What systemd's store has.
     stored: BTreeSet<String>,
     /// What it has that is not what it should be.
@@ -43,8 +43,8 @@ impl Recorder {
         Recorder {
             snapshot,
             outdated: true,
-            changes: 0,
             incomplete: true,
+            changes: 0,
             stored: stored.into_iter().collect(),
             replaced: Vec::new(),
             incarnation,
