@@ -42,6 +42,10 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 const PATIENCE: &str = "WATCHDOG_USEC=60000000";
 /// A variable of the environment may have 128 KiB (execve(2)).
 const LONGEST_STRING: usize = 127 * 1024;
+/// So many descriptors our threads may open meanwhile, and how often it is tried again if they
+/// open more.
+const GAP: RawFd = 32;
+const TRIES: usize = 4;
 /// Longest answer of the program that is read, in bytes.
 const LONGEST_ANSWER: u64 = 4096;
 
@@ -386,23 +390,29 @@ fn refuse(from: Option<Sender<Answer>>, why: &str) {
 
 /// Copies of descriptors that outlive execve(2), under successive numbers: the first, and what
 /// closes them again. Above all that are open: a thread that waits in accept(2) has its number
-/// already (dup2(2) fails with EBUSY).
+/// already (dup2(2) fails with EBUSY). Not right above them: a thread that opens something gets
+/// the lowest number.
 fn in_a_row(all: &[BorrowedFd<'_>]) -> io::Result<(RawFd, Vec<OwnedFd>)> {
-    let open = std::fs::read_dir("/proc/self/fd")?.flatten();
-    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-    let first = numbers.max().unwrap_or(2) + 1;
-    let mut copies = Vec::new();
-    for (fd, wanted) in all.iter().zip(first..) {
-        let copy = fcntl_dupfd_cloexec(fd, wanted)?;
-        if copy.as_raw_fd() != wanted {
-            return Err(io::Error::other(format!("descriptor {wanted} is in use")));
+    for _ in 0..TRIES {
+        let open = std::fs::read_dir("/proc/self/fd")?.flatten();
+        let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+        let first = numbers.max().unwrap_or(2) + GAP;
+        let copies = all.iter().zip(first..);
+        let copies = copies.map(|(fd, wanted)| fcntl_dupfd_cloexec(fd, wanted));
+        let copies = copies.collect::<Result<Vec<OwnedFd>, _>>()?;
+        if !copies
+            .iter()
+            .map(AsRawFd::as_raw_fd)
+            .eq((first..).take(copies.len()))
+        {
+            continue;
         }
-        copies.push(copy);
+        for copy in &copies {
+            fcntl_setfd(copy, FdFlags::empty())?;
+        }
+        return Ok((first, copies));
     }
-    for copy in &copies {
-        fcntl_setfd(copy, FdFlags::empty())?;
-    }
-    Ok((first, copies))
+    Err(io::Error::other("its descriptors are in use"))
 }
 
 /// Our own, but for the descriptors that are announced.
