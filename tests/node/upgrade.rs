@@ -156,9 +156,12 @@ fn full(node: &Node) -> Result<(), String> {
         .workers(1)
         .keys("balance = \"round-robin\"\nblocked_timeout = \"60s\"")
         .start();
-    let block = "setTimeout(() => { const end = Date.now() + 6000; while (Date.now() < end); \
-                 kept.over = true }, 20)";
-    eval(&dev, block);
+    let file = dev.path("go-on").display().to_string();
+    let block = format!(
+        "setTimeout(() => {{ const fs = require('fs'); const end = Date.now() + 60_000; \
+         while (!fs.existsSync({file:?}) && Date.now() < end); kept.over = true; }}, 20)"
+    );
+    eval(&dev, &block);
     for number in 0..5 {
         let text = json!({ "number": number, "filler": "y".repeat(100_000) });
         let text = text.to_string();
@@ -180,6 +183,7 @@ fn full(node: &Node) -> Result<(), String> {
     for _ in 0..2 {
         upgrade(&dev);
     }
+    dev.write("go-on", "");
     for one in asked {
         one.join().expect("a thread").expect("an answer");
     }
@@ -219,13 +223,13 @@ fn without_gaps(numbers: &[u64], dev: &Dev) {
 fn messages(node: &Node) -> Result<(), String> {
     let script = "const fs = require('fs'); const out = fs.createWriteStream('heard'); \
         process.on('message', (m) => out.write(m.message.n + ' ' + m.slot + ' ' + m.message.text.length + '\\n')); \
-        let k = 0; setInterval(() => process.send({ to: 'all', message: { k: k++, text: 'y'.repeat(k % 50 ? 10 : 90000) } }), 2);";
+        let k = 0; setInterval(() => process.send({ to: 'all', message: { k: k++, text: 'y'.repeat(k % 100 ? 10 : 90000) } }), 2);";
     let words = [crate::app::word(node), "-e", script];
     let dev = App::kit(node)
         .keys(&format!("companion = {{ command = {words:?} }}"))
         .start();
     let code = "kept.n = 0; kept.timer = setInterval(() => process.send({ n: kept.n++, \
-        text: 'x'.repeat(kept.n % 50 ? 10 : 300_000) }), 2);";
+        text: 'x'.repeat(kept.n % 100 ? 10 : 300_000) }), 5);";
     for slot in 0..2 {
         eval_in(&dev, slot, code);
     }
@@ -241,16 +245,23 @@ fn messages(node: &Node) -> Result<(), String> {
         let sent = eval_in(&dev, slot, "clearInterval(kept.timer); return kept.n");
         let sent = sent.as_u64().expect("a number");
         assert!(sent > 50, "{sent}");
-        let numbers = wait("all that the worker has said", || {
+        let mut numbers = Vec::new();
+        let deadline = std::time::Instant::now() + WITHIN;
+        while (numbers.len() as u64) < sent {
             let heard = std::fs::read_to_string(dev.path("heard")).expect("what it heard");
             let words = heard
                 .lines()
                 .map(|line| line.split(' ').collect::<Vec<_>>());
             let own = words.filter(|w| w.len() == 3 && w[1] == slot.to_string());
-            let numbers: Vec<u64> = own.map(|w| w[0].parse().expect("a number")).collect();
-            (numbers.len() as u64 >= sent).then_some(numbers)
-        });
+            numbers = own.map(|w| w[0].parse().expect("a number")).collect();
+            // What is missing says more than that something is.
+            if std::time::Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         without_gaps(&numbers, &dev);
+        assert_eq!(numbers.len() as u64, sent, "{}", dev.output());
         let seen = eval_in(
             &dev,
             slot,
