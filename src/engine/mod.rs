@@ -44,7 +44,7 @@ pub use listeners::{Listener, Passed, group, inherit, make_room};
 pub use node::learn;
 pub use output::Style;
 pub use report::rfc3339;
-pub use resume::{CHECK_VERB, Resumed, check as check_snapshot};
+pub use resume::{CHECK_VERB, Identity, Resumed, check as check_snapshot};
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
 pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
@@ -138,6 +138,8 @@ pub struct Parts {
 /// What is held for a worker.
 struct Held {
     process: Process,
+    /// What tells it from another process with its pid; `None`: it has ended already.
+    identity: Option<Identity>,
     notify: NotifySocket,
     /// A readiness command under way.
     probe: Option<Process>,

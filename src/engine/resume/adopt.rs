@@ -101,6 +101,7 @@ impl Engine {
         };
         let channel = channel.map(Channel::on);
         let mut held = Held {
+            identity: Some(identity),
             process: Process {
                 pid: identity.pid,
                 pidfd,
