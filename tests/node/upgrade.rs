@@ -26,7 +26,7 @@ pub const ROWS: &[Row] = &[
     ("upgrade_during_a_drain", draining),
 ];
 /// Of versions that are looked at in passing.
-pub const SMOKE: &[Row] = &[("upgrade_under_load_round_robin", robin)];
+pub const SMOKE: &[Row] = &[("upgrade_keeps_the_cluster", cluster)];
 /// What does not depend on the version.
 pub const OTHERS: &[Row] = &[
     ("upgrade_of_deno", deno),
@@ -93,7 +93,7 @@ fn under_load(node: &Node, balance: &str) -> Result<(), String> {
     }
     let load = Load::start(spec).expect("clients");
     load.wait_for(3, WITHIN).expect("clients at work");
-    for _ in 0..5 {
+    for _ in 0..scale(5, 3) {
         upgrade(&dev);
         for socket in &mut sockets {
             echoes(socket);
