@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The supervisor is not on the fate path: killed, executed again, or left alone by a
+//! systemd that does so itself, nobody who talks to the workers notices.
+
+use crate::fate_app::{App, Blow, SLOTS, incarnation, is_active, is_unharmed, survive, workers};
+use crate::harness::{Test, TestBox, scale, test};
+use crate::service::{LONG, SERVICE, all_run_generation, reload, status};
+
+pub const TESTS: &[Test] = &[
+    test!(fate_of_hello),
+    test!(fate_of_hello_even),
+    test!(fate_of_node),
+    test!(fate_of_node_even),
+    test!(fate_of_node_round_robin),
+    test!(fate_of_gunicorn),
+];
+
+/// Why a test does not run here: of some, one suite is enough for the gate.
+pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
+    let wanted = match test {
+        "fate_of_hello" | "fate_of_node_even" => &["bookworm"],
+        "fate_of_hello_even" | "fate_of_node" | "fate_of_gunicorn" => &["trixie"],
+        "fate_of_node_round_robin" => &[""],
+        _ => return None,
+    };
+    let missing = scale(1, 0) == 0 && !wanted.contains(&suite);
+    missing.then_some("in the full tier only (APPC_FULL=1)")
+}
+
+fn fate_of_hello(b: &TestBox) {
+    outlives(b, App::Hello, "shared");
+}
+
+fn fate_of_hello_even(b: &TestBox) {
+    outlives(b, App::Hello, "even");
+}
+
+fn fate_of_node(b: &TestBox) {
+    outlives(b, App::Node, "shared");
+}
+
+fn fate_of_node_even(b: &TestBox) {
+    outlives(b, App::Node, "even");
+}
+
+fn fate_of_node_round_robin(b: &TestBox) {
+    outlives(b, App::Node, "round-robin");
+}
+
+fn fate_of_gunicorn(b: &TestBox) {
+    outlives(b, App::Gunicorn, "shared");
+}
+
+/// Under load all the time: nothing is lost, nothing is broken.
+#[track_caller]
+fn outlives(b: &TestBox, app: App, balance: &str) {
+    app.start(b, balance);
+    let load = app.load(b);
+    let talks = app.talks(b);
+    let before = workers(&status(b));
+    assert_eq!(before.len(), SLOTS);
+    let more = || {
+        load.wait_until(LONG, {
+            let so_far = load.snapshot().total();
+            move |now| now.total().ok + now.total().failed >= so_far.ok + so_far.failed + 20
+        })
+    };
+    let strike = |blow| {
+        survive(b, blow);
+        more().expect("requests");
+    };
+    for n in 0..scale(5, 2) {
+        strike(if n % 2 == 0 {
+            Blow::Signal
+        } else {
+            Blow::Signal
+        });
+    }
+    for _ in 0..scale(5, 2) {
+        strike(Blow::Kill);
+    }
+    for verb in ["daemon-reload", "daemon-reexec"] {
+        let known = incarnation(&status(b));
+        b.run(&["systemctl", verb]).ok();
+        assert_eq!(incarnation(&status(b)), known, "{verb}");
+        assert_eq!(workers(&status(b)), before, "{verb}");
+        is_active(b);
+        more().expect("requests");
+    }
+    // systemd has kept what it was given.
+    strike(Blow::Kill);
+    strike(Blow::Signal);
+    // Long answers as well: whoever had one served has had it from these.
+    load.wait_for(1, LONG).expect("an answer of each kind");
+    let report = load.snapshot();
+    let served: Vec<u64> = report.total().by_pid.into_keys().collect();
+    let known = |pid: &u64| before.iter().any(|(known, _)| *known as u64 == *pid);
+    assert!(served.iter().all(known), "{before:?}\n{}", load.snapshot());
+    if let Some(talks) = talks {
+        assert!(talks.said() > 100, "{}", talks.said());
+        talks.end();
+    }
+    reload(b).ok();
+    all_run_generation(b, 2, SLOTS);
+    let after = workers_that_serve(b);
+    assert!(
+        before.iter().all(|(pid, _)| !after.contains(pid)),
+        "{after:?}"
+    );
+    more().expect("requests");
+    load.stop().assert_lossless(1);
+    is_active(b);
+    assert_eq!(b.show(SERVICE, "NRestarts"), (scale(5, 2) + 1).to_string());
+    is_unharmed(b);
+}
+
+/// By slot; others may be draining.
+#[track_caller]
+fn workers_that_serve(b: &TestBox) -> Vec<i64> {
+    crate::service::pids(b)
+}
