@@ -25,7 +25,7 @@ GENERATORS := target/deb-stage/usr/lib/systemd/system-generators
 deb-stage:
 	rm -rf target/deb-stage
 	install -D -m 644 packaging/deb/README.Debian $(DEB_SHARE)/doc/app-cluster/README.Debian
-	for page in behind-a-proxy health; do \
+	for page in behind-a-proxy fate health; do \
 	  install -D -m 644 docs/$$page.md $(DEB_SHARE)/doc/app-cluster/$$page.md || exit 1; done
 	for page in $(wildcard man/*.[1-8]); do \
 	  install -D -m 644 $$page $(DEB_SHARE)/man/man$${page##*.}/$${page##*/} || exit 1; done

@@ -92,7 +92,8 @@ fn help() {
     }
     for verb in [
         "config", "dev", "run", "hello", "status", "start", "reload", "rollback", "restart",
-        "stop", "delete", "enable", "disable", "scale", "logs", "send", "messages", "check",
+        "upgrade", "stop", "delete", "enable", "disable", "scale", "logs", "send", "messages",
+        "check",
     ] {
         reviewed(&format!("help_{verb}"), &run(&[verb, "--help"]));
     }
@@ -138,6 +139,8 @@ fn bad_names() {
         &["status", "a/b"],
         &["status", ""],
         &["reload", "web[1]"],
+        &["upgrade", "web[1]"],
+        &["sweep", "../x"],
         &["restart", "web[x]"],
         &["restart", "web[1"],
         &["send", "web[x]", "1"],
@@ -161,6 +164,10 @@ fn apps_that_do_not_run() {
         &["status", "nowhere", "--json"],
         &["reload", "nowhere"],
         &["restart", "nowhere[1]"],
+        &["restart", "nowhere", "--keep-workers"],
+        &["restart", "nowhere[1]", "--keep-workers"],
+        &["upgrade", "nowhere"],
+        &["upgrade", "nowhere", "--json"],
         &["stop", "nowhere"],
         &["send", "nowhere[1]", "1"],
         &["messages", "nowhere"],
@@ -309,7 +316,8 @@ fn the_manual_has_every_verb_flag_and_signal() {
             false => parts,
         }
     };
-    for (name, verb) in program.get_subcommands().flat_map(parts) {
+    let verbs = program.get_subcommands().filter(|verb| !verb.is_hide_set());
+    for (name, verb) in verbs.flat_map(parts) {
         let text = &entry(section("COMMANDS"), &name);
         assert!(
             section("SYNOPSIS").contains(&format!(".Cm {name}")),

@@ -14,11 +14,60 @@ use std::io::{self, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often the next supervisor is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a supervisor may take to tell its status. Who calls while there is none waits in
+/// its socket, which systemd keeps for the next one.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A connection to an app's supervisor.
 pub struct Client {
     name: String,
     reader: BufReader<UnixStream>,
+}
+
+/// The reply to [`Call::GetStatus`].
+#[derive(Deserialize)]
+struct StatusReply {
+    status: api::Status,
+}
+
+/// Who answers after a supervisor has gone.
+pub enum Successor {
+    /// The next one, and all about it.
+    Is(Box<api::Status>),
+    /// Nobody, in the time that was given.
+    None,
+    /// Somebody who may not be asked.
+    Failed(Fail),
+}
+
+/// Waits until the supervisor of `name` is the `incarnation`th, or a later one.
+pub fn successor(name: &str, incarnation: u64, within: Duration) -> Successor {
+    let until = Instant::now() + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let asked = Client::connect(name).and_then(|mut client| {
+            // One that hangs does not count, nor does it hold us up.
+            client.status_within(left.min(ANSWER).max(LOOK))
+        });
+        match asked {
+            Ok(status) if status.incarnation >= incarnation => {
+                return Successor::Is(Box::new(status));
+            }
+            // There may be no socket for a moment, but not another owner of it.
+            Err(fail) if fail.status == Status::NoSuchApp && config_file(name).exists() => {
+                return Successor::Failed(fail);
+            }
+            Ok(_) | Err(_) => {}
+        }
+        if left.is_zero() {
+            return Successor::None;
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// How a call can fail.
@@ -27,6 +76,8 @@ pub enum CallError {
     Refused(api::Error),
     /// It cannot be talked to.
     Broken(Fail),
+    /// It has closed the connection ahead of its answer.
+    Ended(Fail),
 }
 
 impl From<CallError> for Fail {
@@ -44,7 +95,7 @@ impl From<CallError> for Fail {
                     ..Fail::new(status, error.message())
                 }
             }
-            CallError::Broken(fail) => fail,
+            CallError::Broken(fail) | CallError::Ended(fail) => fail,
         }
     }
 }
@@ -67,6 +118,18 @@ impl Client {
             }
         }
         Err(not_running(name))
+    }
+
+    /// Everything about the app.
+    pub fn status(&mut self) -> Result<api::Status, Fail> {
+        self.status_within(ANSWER)
+    }
+
+    fn status_within(&mut self, time: Duration) -> Result<api::Status, Fail> {
+        self.reader.get_ref().set_read_timeout(Some(time))?;
+        let reply: StatusReply = self.call(&Call::GetStatus {})?;
+        self.reader.get_ref().set_read_timeout(None)?;
+        Ok(reply.status)
     }
 
     /// Calls and returns the reply.
@@ -168,6 +231,15 @@ impl Client {
     }
 
     fn broken(&self, error: &io::Error) -> CallError {
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            return self.ended();
+        }
+        if error.kind() == io::ErrorKind::WouldBlock {
+            let (service, _) = units(&self.name);
+            let text = format!("the supervisor of {} does not answer", self.name);
+            let hint = format!("systemctl status {service}; journalctl -e -u {service}");
+            return CallError::Broken(Fail::new(Status::Failed, text).hint(hint));
+        }
         let text = format!("cannot talk to the supervisor of {}: {error}", self.name);
         CallError::Broken(Fail::new(Status::Failed, text))
     }
@@ -176,7 +248,7 @@ impl Client {
         let (service, _) = units(&self.name);
         let text = format!("the supervisor of {} ended before it answered", self.name);
         let hint = format!("journalctl -e -u {service}");
-        CallError::Broken(Fail::new(Status::Failed, text).hint(hint))
+        CallError::Ended(Fail::new(Status::Failed, text).hint(hint))
     }
 }
 

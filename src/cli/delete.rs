@@ -3,7 +3,9 @@
 
 use super::client::no_such_app;
 use super::systemd::{Systemd, Verb, is_down};
-use super::{CONFIG_DIRECTORY, Fail, Status, config_file, settings, units};
+use super::{
+    CONFIG_DIRECTORY, Fail, RUNTIME_DIRECTORY, Status, config_file, settings, sweep, units,
+};
 use crate::engine::Runtime;
 use crate::units::kept;
 use std::fs;
@@ -13,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Below it an app may have a directory with what its supervisor keeps.
 const STATE_DIRECTORY: &str = "/var/lib/app-cluster";
-/// Below it each supervisor has a directory while it runs.
-const RUNTIME_DIRECTORY: &str = "/run/app-cluster";
 /// What a supervisor keeps below [`STATE_DIRECTORY`]. Whatever else is there is the app's own.
 const STATE_FILES: &[&str] = &[crate::engine::SECRET_FILE];
 
@@ -123,6 +123,8 @@ fn stop(systemd: &Systemd, name: &str, all: &[String]) -> Result<Vec<PathBuf>, F
         // Also one that systemd is about to start again.
         systemd.job(Verb::Stop, unit, |_| {})??;
     }
+    // What the units have not ended: workers that had no supervisor.
+    sweep::after_stop(systemd, name)?;
     Ok(sockets)
 }
 

@@ -3,10 +3,14 @@
 
 use super::client::{CallError, Client};
 use super::systemd::{Systemd, Verb, is_down};
-use super::{Fail, Status, units};
+use super::{Fail, Status, sweep, units};
 use crate::api::{self, Call, Outcome};
 
 pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
+    if waits_for_the_next(name) {
+        let (service, socket) = units(name);
+        return stop_units(name, &[socket, service]);
+    }
     let mut client = match Client::connect(name) {
         Ok(client) => client,
         Err(fail) => return stop_without_supervisor(name, fail),
@@ -35,6 +39,17 @@ pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
     }
 }
 
+/// Whether the service is between two attempts to start: its socket can be connected to, and
+/// nobody answers there.
+fn waits_for_the_next(name: &str) -> bool {
+    let (service, _) = units(name);
+    let looked = Systemd::connect("").and_then(|systemd| {
+        let is_up = !is_down(&systemd.state(&service)?);
+        Ok(is_up && systemd.main_pid(&service)? == 0)
+    });
+    looked.unwrap_or(false)
+}
+
 /// No supervisor answers, but its socket may be open, or systemd may be about to start it
 /// again after a failure.
 fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
@@ -50,6 +65,11 @@ fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
     };
     match Systemd::connect("") {
         Ok(systemd) if is_up(&systemd) => stop_units(name, &all),
+        // Stopped by hand while no supervisor ran, and its workers serve on.
+        Ok(systemd) if sweep::after_stop(&systemd, name)? => {
+            outln!("{name}: stopped");
+            Ok(())
+        }
         _ => Err(fail),
     }
 }
@@ -62,6 +82,10 @@ fn stop_units(name: &str, units: &[String]) -> Result<(), Fail> {
     let systemd = Systemd::connect(&format!("stop {shown}"))?;
     for unit in units {
         systemd.job(Verb::Stop, unit, |_| {})??;
+    }
+    if units.contains(&super::units(name).0) {
+        // Between two attempts to start there is nothing that systemd would stop.
+        sweep::after_stop(&systemd, name)?;
     }
     outln!("{name}: stopped, and its socket closed");
     Ok(())

@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod delete;
 mod dev;
+mod fail;
 mod inside;
 mod logs;
 mod manage;
@@ -22,129 +23,26 @@ mod send;
 mod settings;
 mod start;
 mod status;
+mod sweep;
 mod systemd;
 mod target;
+mod upgrade;
 mod why;
 
 use crate::config::{Listen, Workers};
 use clap::{Parser, Subcommand};
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use target::Target;
 
+pub use fail::{Fail, Status};
+
 /// Where the configuration files are.
 const CONFIG_DIRECTORY: &str = "/etc/app-cluster";
+/// Below it each supervisor has a directory while it runs.
+const RUNTIME_DIRECTORY: &str = "/run/app-cluster";
 /// The app that is meant when none is named.
 const DEFAULT_NAME: &str = "app-cluster";
-
-/// Exit statuses, as app-cluster(1) lists them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// It did not work.
-    Failed = 1,
-    /// The command line makes no sense.
-    Usage = 2,
-    /// The app does not run.
-    NotRunning = 3,
-    /// There is no such app, or no permission.
-    NoSuchApp = 4,
-    /// The configuration cannot be used (EX_CONFIG of sysexits.h).
-    Config = 78,
-}
-
-/// An error that decides about the exit status.
-#[derive(Debug)]
-pub struct Fail {
-    status: Status,
-    message: String,
-    hint: Option<String>,
-    said: bool,
-    /// What the supervisor answered, if it was that.
-    answer: Option<serde_json::Value>,
-    /// The result has been printed as JSON already.
-    printed: bool,
-}
-
-impl Fail {
-    fn new(status: Status, message: impl Into<String>) -> Fail {
-        Fail {
-            status,
-            message: message.into(),
-            hint: None,
-            said: false,
-            answer: None,
-            printed: false,
-        }
-    }
-
-    /// The same as an object: as the supervisor has answered, else in that form.
-    fn json(&self) -> serde_json::Value {
-        let name = match self.status {
-            Status::Failed => "Failed",
-            Status::Usage => "Usage",
-            Status::NotRunning => "NotRunning",
-            Status::NoSuchApp => "NoSuchApp",
-            Status::Config => "ConfigInvalid",
-        };
-        let said = || {
-            let (message, hint) = (&self.message, &self.hint);
-            serde_json::json!({ "error": name, "parameters": { "message": message, "hint": hint } })
-        };
-        self.answer.clone().unwrap_or_else(said)
-    }
-
-    fn hint(mut self, hint: impl Into<String>) -> Fail {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    fn status(&self) -> Status {
-        self.status
-    }
-
-    fn message(&self) -> &str {
-        &self.message
-    }
-
-    fn has_hint(&self) -> bool {
-        self.hint.is_some()
-    }
-
-    /// Standard output has the JSON that was asked for already.
-    fn printed(mut self) -> Fail {
-        self.printed = true;
-        self
-    }
-
-    /// The user has been told already.
-    fn said(mut self) -> Fail {
-        self.said = true;
-        self
-    }
-}
-
-impl fmt::Display for Fail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
-        if let Some(hint) = &self.hint {
-            write!(f, "\n  hint: {hint}")?;
-        }
-        Ok(())
-    }
-}
-
-impl From<anyhow::Error> for Fail {
-    fn from(error: anyhow::Error) -> Fail {
-        Fail::new(Status::Failed, format!("{error:#}"))
-    }
-}
-
-impl From<std::io::Error> for Fail {
-    fn from(error: std::io::Error) -> Fail {
-        Fail::new(Status::Failed, error.to_string())
-    }
-}
 
 /// Runs an application as N worker processes behind one listening socket.
 #[derive(Debug, Parser)]
@@ -224,6 +122,31 @@ enum Verb {
         /// The app, or one slot of it: NAME[SLOT]
         #[arg(default_value = DEFAULT_NAME)]
         target: Target,
+        /// Replace the supervisor only: a new one takes the workers over, which serve on
+        #[arg(long)]
+        keep_workers: bool,
+    },
+    /// Execute the supervisor's program again, as it is on disk now; the workers stay
+    ///
+    /// What the upgrade of the package does. The same process goes on with the new program, and
+    /// nothing is lost or broken. A reload that is under way is waited for. If the new program
+    /// cannot go on with what the old one has, nothing is changed and the exit status is 1.
+    Upgrade {
+        /// The app
+        #[arg(default_value = DEFAULT_NAME)]
+        name: String,
+        /// Take back a reload that is under way instead of waiting for its end
+        #[arg(long)]
+        now: bool,
+        /// The result as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// End what a supervisor that is gone has left; what the units run when they stop
+    #[command(hide = true)]
+    Sweep {
+        /// The app
+        name: String,
     },
     /// Start an app, a new one from a file or a command, or one that has a configuration
     ///
@@ -320,6 +243,7 @@ impl Verb {
             Verb::Status { json, .. }
             | Verb::Reload { json, .. }
             | Verb::Rollback { json, .. }
+            | Verb::Upgrade { json, .. }
             | Verb::Send { json, .. }
             | Verb::Check { json, .. }
             | Verb::Config(config::Part::Show { json, .. } | config::Part::Cat { json, .. }) => {
@@ -369,7 +293,13 @@ fn dispatch(verb: Verb) -> Result<(), Fail> {
             false => reload::main(&checked(name)?, json),
         },
         Verb::Rollback { name, json } => reload::rollback(&checked(name)?, json),
-        Verb::Restart { target } => reload::restart(&target),
+        Verb::Restart {
+            target,
+            keep_workers: true,
+        } => upgrade::keep_workers(&target),
+        Verb::Restart { target, .. } => reload::restart(&target),
+        Verb::Upgrade { name, now, json } => upgrade::main(&checked(name)?, now, json),
+        Verb::Sweep { name } => sweep::main(&checked(name)?),
         Verb::Start(options) => start::main(&options),
         Verb::Stop { name, now } => manage::stop(&checked(name)?, now),
         Verb::Delete { name, yes } => delete::delete(&checked(name)?, yes),

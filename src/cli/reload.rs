@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster reload`, `rollback` and `restart`: wait, show progress, tell the truth.
 
-use super::client::{CallError, Client};
+use super::client::{CallError, Client, Successor, successor};
 use super::target::Target;
-use super::{Fail, logs};
+use super::{Fail, Status, logs};
 use crate::api::{self, Call, Outcome};
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 const LAST_LINES: u32 = 20;
 /// How much later than the supervisor systemd may send us its SIGTERM.
 const SIGTERM_LATE: Duration = Duration::from_secs(1);
+/// How long the next supervisor is waited for when the one that was asked is gone.
+const SUCCESSOR: Duration = Duration::from_secs(5);
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
     change(name, &Call::Reload {}, json)
@@ -46,9 +48,12 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
             errln!("{name} | {step}");
         }
     };
-    let answer = Client::connect(name)
-        .map_err(CallError::Broken)
-        .and_then(|mut client| client.call_with_progress::<Outcome>(call, progress));
+    let mut known = 0;
+    let answer = Client::connect(name).map_err(CallError::Broken);
+    let answer = answer.and_then(|mut client| {
+        known = client.status().map_err(CallError::Broken)?.incarnation;
+        client.call_with_progress::<Outcome>(call, progress)
+    });
     match answer {
         Ok(outcome) => {
             if json {
@@ -60,7 +65,9 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
         }
         Err(error) => {
             match &error {
-                CallError::Refused(api::Error::InProgress { .. }) | CallError::Broken(_)
+                CallError::Refused(api::Error::InProgress { .. })
+                | CallError::Broken(_)
+                | CallError::Ended(_)
                     if quiet =>
                 {
                     // The supervisor ends. If systemd ends the unit, we are to end by the
@@ -68,11 +75,26 @@ fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
                     std::thread::sleep(SIGTERM_LATE);
                 }
                 CallError::Refused(error) => show_last_lines(error, began),
+                CallError::Ended(_) => {
+                    if let Successor::Is(_) = successor(name, known + 1, SUCCESSOR) {
+                        return Err(replaced(name));
+                    }
+                }
                 CallError::Broken(_) => {}
             }
             Err(error.into())
         }
     }
+}
+
+/// Another supervisor has come meanwhile, and the one that was asked is gone.
+fn replaced(name: &str) -> Fail {
+    let text = format!(
+        "the supervisor of {name} was replaced before it answered; the next one has taken its \
+         workers over, and ends or takes back what was under way"
+    );
+    let hint = format!("app-cluster status {name}; then, if it is still needed, the same again");
+    Fail::new(Status::Failed, text).hint(hint)
 }
 
 /// What the worker that is to blame wrote last: from the supervisor in the foreground,

@@ -4,7 +4,6 @@
 
 use super::client::{CallError, Client};
 use super::settings::{self, DropIn};
-use super::status::Reply;
 use super::{Fail, Status, config_file};
 use crate::api::{self, Call, Outcome};
 use crate::config::{Config, Cpus, MAX_WORKERS};
@@ -64,7 +63,7 @@ pub fn main(options: &Options) -> Result<(), Fail> {
         Err(fail) if fail.status == Status::NotRunning => return without_supervisor(options),
         Err(fail) => return Err(fail),
     };
-    let status = client.call::<Reply>(&Call::GetStatus {})?.status;
+    let status = client.status()?;
     let has_units =
         status.unit.is_some() && status.config == config_file(name).display().to_string();
     match (options.workers, has_units) {

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster send` and `messages`: what Node workers are told, and what they tell.
 
-use super::client::Client;
+use super::client::{CallError, Client, Successor, successor};
 use super::target::Target;
 use super::{Fail, Status};
 use crate::api::{Call, Json, Outcome};
 use crate::protocol::node::user::MAX_MESSAGE;
 use std::io::{self, Read, Write};
+use std::time::Duration;
+
+/// How long the next supervisor is waited for.
+const SUCCESSOR: Duration = Duration::from_secs(10);
 
 /// Sends `message`, JSON text or `-` for standard input.
 pub fn send(target: &Target, message: &str, json: bool) -> Result<(), Fail> {
@@ -57,26 +61,40 @@ fn parse(text: &str, name: &str) -> Result<Json, Fail> {
     })
 }
 
-/// Prints the messages of workers as they come, one a line.
+/// Prints the messages of workers as they come, one a line. When the supervisor is replaced
+/// it goes on with the next one.
 pub fn messages(target: &Target) -> Result<(), Fail> {
-    let slot = target.slot;
+    let (name, slot) = (&target.name, target.slot);
     let call = Call::Subscribe { slot };
-    let mut begun = false;
-    let each = |reply: &str| {
-        if !begun {
-            begun = true;
-            errln!("{} | messages from now on", target.name);
-            return true;
+    let mut client = Client::connect(name)?;
+    let mut about = "messages from now on";
+    loop {
+        let known = client.status()?.incarnation;
+        let mut begun = false;
+        let each = |reply: &str| {
+            if !begun {
+                begun = true;
+                errln!("{name} | {about}");
+                return true;
+            }
+            let mut out = io::stdout().lock();
+            // Whoever reads them has gone: that is how it ends.
+            writeln!(out, "{reply}").and_then(|()| out.flush()).is_ok()
+        };
+        match client.stream(&call, each) {
+            Ok(true) => {
+                errln!("{name} | the app has ended");
+                return Ok(());
+            }
+            Ok(false) => return Ok(()),
+            Err(CallError::Ended(fail)) => match successor(name, known + 1, SUCCESSOR) {
+                Successor::Is(_) => client = Client::connect(name)?,
+                Successor::None | Successor::Failed(_) => return Err(fail),
+            },
+            Err(error) => return Err(error.into()),
         }
-        let mut out = io::stdout().lock();
-        // Whoever reads them has gone: that is how it ends.
-        writeln!(out, "{reply}").and_then(|()| out.flush()).is_ok()
-    };
-    let ended = Client::connect(&target.name)?.stream(&call, each)?;
-    if ended {
-        errln!("{} | the app has ended", target.name);
+        about = "the supervisor was replaced; messages from now on, some before may be missing";
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,32 +3,24 @@
 
 use super::Fail;
 use super::client::Client;
-use crate::api::{Call, CompanionStatus, Limits, SlotStatus, Status};
+use crate::api::{CompanionStatus, Limits, SlotStatus, Status, TakenOver};
 use crate::config::{show_duration, show_size};
 use crate::engine::Style;
-use serde::Deserialize;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// The reply to [`Call::GetStatus`].
-#[derive(Deserialize)]
-pub struct Reply {
-    /// All of it.
-    pub status: Status,
-}
-
 pub fn main(name: &str, json: bool, ready: bool) -> Result<(), Fail> {
-    let reply: Reply = Client::connect(name)?.call(&Call::GetStatus {})?;
+    let status = Client::connect(name)?.status()?;
     if json {
-        let text = serde_json::to_string_pretty(&reply.status).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&status).unwrap_or_default();
         outln!("{text}");
     } else if !ready {
-        out!("{}", render(&reply.status, Style::for_stdout().colour));
+        out!("{}", render(&status, Style::for_stdout().colour));
     }
     if !ready {
         return Ok(());
     }
-    let said = readiness(&reply.status).map_err(Fail::printed)?;
+    let said = readiness(&status).map_err(Fail::printed)?;
     if !json {
         outln!("{said}");
     }
@@ -87,6 +79,9 @@ fn render(status: &Status, colour: bool) -> String {
         "Supervisor",
         &format!("pid {} ({unit}), version {}", status.pid, status.version),
     );
+    if let Some(taken) = &status.taken_over {
+        line("Taken over", &taken_over(taken));
+    }
     let workers = &status.workers;
     line(
         "Workers",
@@ -139,6 +134,15 @@ fn render(status: &Status, colour: bool) -> String {
         line("Degraded", why);
     }
     format!("{glyph} {}\n{text}\n{}", status.app, table(&status.slots))
+}
+
+/// How this supervisor came to workers that it has not started.
+fn taken_over(taken: &TakenOver) -> String {
+    let (at, version) = (&taken.at, &taken.from_version);
+    match taken.how.as_str() {
+        "crash" => format!("{at}, after a crash of version {version}"),
+        how => format!("{at}, by {how} from version {version}"),
+    }
 }
 
 /// When workers are replaced while they run.
@@ -368,5 +372,30 @@ mod tests {
               draining  187  7    2026-11-21T09:02:10Z  -     -       -
         1     backoff   -    -    -                     -     -       -      11        exited with status 1
         ");
+    }
+
+    #[test]
+    fn of_a_supervisor_that_is_not_the_first() {
+        for (how, line) in [
+            (
+                "re-exec",
+                "2026-11-21T09:05:00Z, by re-exec from version 0.0.9",
+            ),
+            (
+                "restart",
+                "2026-11-21T09:05:00Z, by restart from version 0.0.9",
+            ),
+            (
+                "crash",
+                "2026-11-21T09:05:00Z, after a crash of version 0.0.9",
+            ),
+        ] {
+            let mut status = example();
+            let at = "2026-11-21T09:05:00Z";
+            let taken = json!({ "how": how, "at": at, "from_version": "0.0.9" });
+            status.taken_over = serde_json::from_value(taken).expect("taken over");
+            assert!(render(&status, false).contains(&format!("\n Taken over: {line}\n")));
+        }
+        assert!(!render(&example(), false).contains("Taken over"));
     }
 }

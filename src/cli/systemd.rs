@@ -184,6 +184,18 @@ impl Systemd {
         self.property(service, "org.freedesktop.systemd1.Service", "Slice")
     }
 
+    /// The cgroup of a service, as in /proc/PID/cgroup; empty where systemd knows of none.
+    pub fn cgroup(&self, service: &str) -> Result<String, Fail> {
+        let interface = "org.freedesktop.systemd1.Service";
+        self.property(service, interface, "ControlGroup")
+    }
+
+    /// The main process of a service; 0: there is none.
+    pub fn main_pid(&self, service: &str) -> Result<u32, Fail> {
+        let interface = "org.freedesktop.systemd1.Service";
+        self.property(service, interface, "MainPID")
+    }
+
     /// What a service says of itself (`STATUS=` of sd_notify(3)); empty if nothing.
     pub fn status_text(&self, service: &str) -> Result<String, Fail> {
         let interface = "org.freedesktop.systemd1.Service";

@@ -34,7 +34,7 @@ impl Cgroup {
         }
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let name = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-        let mount = unified_mount(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+        let mount = mount()?;
         let cgroup = Cgroup {
             path: mount.join(name.trim_start_matches('/')),
             name: name.trim_end_matches('/').to_owned(),
@@ -135,6 +135,11 @@ impl Cgroup {
 fn is_worker_name(name: &str) -> bool {
     let digits = name.strip_prefix('w').unwrap_or_default();
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Where cgroup v2 is mounted.
+pub fn mount() -> Option<PathBuf> {
+    unified_mount(&fs::read_to_string("/proc/self/mountinfo").ok()?)
 }
 
 /// The mount point of the first cgroup2 file system (proc_pid_mountinfo(5)) whose root is

@@ -37,6 +37,7 @@ mod systemd;
 mod tree;
 
 pub use bind::open;
+pub use cgroup::mount as cgroup_mount;
 pub use events::id as message_id;
 pub use journal::{Journal, Level, Record};
 pub use listeners::{Listener, Passed, group, inherit, make_room};
@@ -239,7 +240,7 @@ impl Engine {
         let open = desk.open();
         let mut resumed = parts.resumed;
         let kept = resumed.as_mut().and_then(|r| r.kept.take(Name::Control));
-        let control = Control::listen(&parts.runtime.control(), desk, kept)?;
+        let (control, control_is_new) = Control::listen(&parts.runtime.control(), desk, kept)?;
         let cgroup = Cgroup::delegated();
         let groups = cgroup
             .iter()
@@ -313,10 +314,20 @@ impl Engine {
                 let incarnation = state.incarnation + 1;
                 (Some(snapshot), Some((state, kept)), node, incarnation)
             }
-            None => (None, None, node::Primary::new(preload), 1),
+            None => {
+                // Of no use to anybody.
+                for name in parts.left.drain(..) {
+                    parts.systemd.unstore(&name);
+                }
+                (None, None, node::Primary::new(preload), 1)
+            }
         };
         let managed = report::is_main_process_of_a_unit();
         let unit = managed.then(report::own_unit).flatten();
+        let mut recorder = Recorder::new(snapshot, parts.left, incarnation);
+        if control_is_new {
+            recorder.replaced(Name::Control);
+        }
         Ok(Engine {
             running: Running::look(&parts.name, unit.as_deref()),
             core,
@@ -365,7 +376,7 @@ impl Engine {
             interrupted: false,
             broken: None,
             barrier: None,
-            recorder: Recorder::new(snapshot, parts.left, incarnation),
+            recorder,
             upgrade: None,
             strangers: Strangers::default(),
             stale: None,
@@ -392,7 +403,7 @@ impl Engine {
             None => {
                 // Ahead of the first worker, so that it misses no message.
                 self.companion_turn();
-                self.meet_strangers();
+                self.meet_strangers(false);
                 self.feed(Event::Begin);
             }
         }
@@ -421,7 +432,8 @@ impl Engine {
         let health = self.health_deadline();
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline);
         let strangers = self.strangers_deadline();
-        let record = (self.recorder.owes() && self.is_recorded()).then(|| now() + SAY_AGAIN);
+        let record = self.recorder.again().filter(|_| self.is_recorded());
+        let record = record.map(|pause| now() + pause);
         ping.chain(core)
             .chain(again)
             .chain(steering)
@@ -438,6 +450,7 @@ impl Engine {
     fn feed(&mut self, event: Event) {
         self.pending.push_back(event);
         while let Some(event) = self.pending.pop_front() {
+            self.recorder.hear(&event);
             let actions = self.core.handle(now(), event);
             self.recorder.see(&actions);
             for action in actions {

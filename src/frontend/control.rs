@@ -57,11 +57,11 @@ impl Control {
     /// `desk`.
     ///
     /// `kept`: the socket of a supervisor before us, in which callers may wait; it is used if it
-    /// is the one at `path`.
-    pub fn listen(path: &Path, desk: Desk, kept: Option<OwnedFd>) -> Result<Control> {
+    /// is the one at `path`. Returns also whether another one was made.
+    pub fn listen(path: &Path, desk: Desk, kept: Option<OwnedFd>) -> Result<(Control, bool)> {
         let kept = kept.map(UnixListener::from);
         if let Some(socket) = kept.filter(|socket| is_at(socket, path)) {
-            return Control::on(socket, path, desk);
+            return Ok((Control::on(socket, path, desk)?, false));
         }
         let _ = fs::remove_file(path);
         let shown = path.display();
@@ -70,7 +70,7 @@ impl Control {
             let _ = chown(path, None, Some(group.as_raw()));
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-        Control::on(listener, path, desk)
+        Ok((Control::on(listener, path, desk)?, true))
     }
 
     fn on(socket: UnixListener, path: &Path, desk: Desk) -> Result<Control> {
@@ -226,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("control");
         let (desk, inbox, _bell) = Desk::new().expect("desk");
-        let _control = Control::listen(&path, desk, None).expect("listen");
+        let _control = Control::listen(&path, desk, None).expect("listen").0;
         std::thread::spawn(move || {
             for ask in inbox {
                 let step = api::Progress {

@@ -55,6 +55,7 @@ mod service;
 mod start;
 mod sticky;
 mod stop;
+mod sweep;
 mod third_party;
 mod units;
 mod verbs;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         kept::TESTS,
         learn::TESTS,
         stop::TESTS,
+        sweep::TESTS,
         third_party::TESTS,
         examples::TESTS,
         home::TESTS,

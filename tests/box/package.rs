@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The Debian package: what installing, upgrading, removing and purging do.
 
+use crate::app;
 use crate::harness::{Test, TestBox, test};
 
 pub const TESTS: &[Test] = &[
     test!(bare files_are_where_they_belong),
     test!(socket_listens_after_install),
     test!(upgrade_restarts_only_what_runs),
+    test!(upgrade_keeps_the_workers),
+    test!(upgrade_does_what_policy_says),
     test!(upgrade_respects_a_disabled_socket),
     test!(upgrade_leaves_the_administrators_sysctl),
     test!(remove_stops_everything),
+    test!(remove_ends_workers_without_a_supervisor),
     test!(purge_leaves_nothing),
     test!(reinstall_after_remove),
     test!(the_journal_explains_our_events),
@@ -133,6 +137,48 @@ fn upgrade_restarts_only_what_runs(b: &TestBox) {
     assert_eq!(b.show("app-cluster.service", "ActiveState"), "inactive");
 }
 
+fn upgrade_keeps_the_workers(b: &TestBox) {
+    app::start(b, &app::hello(2));
+    let (workers, supervisor) = (app::all_ready(b, 2), app::supervisor(b));
+    let file = b.repack("99.0");
+    // As dpkg leaves it on a disk; what runs is then "deleted".
+    let out = b.run(&["dpkg", "-i", "--force-confold", &file]);
+    let said = format!("{}{}", out.stdout, out.stderr);
+    assert!(said.contains("2 workers kept"), "{said}");
+    assert_eq!(out.code, 0, "{said}");
+    assert_eq!(app::all_ready(b, 2), workers);
+    assert_eq!(app::supervisor(b), supervisor);
+    let status = app::status(b);
+    assert_eq!(status["taken_over"]["how"], "re-exec", "{status}");
+    assert_eq!(status["incarnation"], 2, "{status}");
+    let shown = b.run(&["app-cluster", "status"]).ok();
+    assert!(
+        shown.contains("Taken over: ") && shown.contains("by re-exec"),
+        "{shown}"
+    );
+    // An answer that machines read, and the other way to do it.
+    let json = b.run(&["app-cluster", "upgrade", "--json"]).ok();
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        (&json["workers"], &json["incarnation"]),
+        (&2.into(), &3.into()),
+        "{json}"
+    );
+    let out = b.run(&["app-cluster", "restart", "--keep-workers"]).ok();
+    assert!(out.contains("2 workers kept"), "{out}");
+    assert_eq!(app::all_ready(b, 2), workers);
+    assert_ne!(app::supervisor(b), supervisor);
+    assert_eq!(app::status(b)["taken_over"]["how"], "restart");
+}
+
+fn upgrade_does_what_policy_says(b: &TestBox) {
+    app::start(b, &app::hello(1));
+    b.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n");
+    b.sh("chmod 755 /usr/sbin/policy-rc.d").ok();
+    b.install_file(&b.repack("99.0"));
+    assert_eq!(app::status(b)["incarnation"], 1);
+}
+
 fn upgrade_respects_a_disabled_socket(b: &TestBox) {
     b.sh("systemctl disable --now app-cluster.socket").ok();
     b.sh("echo '# mine' >>/etc/app-cluster/app-cluster.toml")
@@ -175,6 +221,21 @@ fn remove_stops_everything(b: &TestBox) {
         "removed is not purged"
     );
     assert!(b.exists("/var/lib/app-cluster"), "removed is not purged");
+}
+
+/// Their supervisor has crashed, and the next one is not there yet.
+fn remove_ends_workers_without_a_supervisor(b: &TestBox) {
+    app::drop_in(b, "[Service]\nRestartSec=1h\n");
+    app::start(b, &app::hello(2));
+    b.run(&["kill", "-KILL", &app::supervisor(b)]).ok();
+    b.wait_until("systemd to wait for the next start", || {
+        b.show(app::SERVICE, "SubState") == "auto-restart"
+    });
+    assert_eq!(app::processes(b).len(), 2);
+    b.run(&["dpkg", "-r", "app-cluster"]).ok();
+    assert_eq!(app::processes(b), Vec::<String>::new());
+    let left = b.run(&["pgrep", "-a", "-u", "app-cluster"]);
+    assert_eq!(left.code, 1, "{left}");
 }
 
 fn purge_leaves_nothing(b: &TestBox) {

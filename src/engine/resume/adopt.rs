@@ -23,13 +23,21 @@ impl Engine {
             at: now(),
             from_version: state.version,
         });
+        if exact {
+            // Who has died meanwhile is ours to bury.
+            self.reap_orphans();
+        }
+        if exact && self.core.said_ready() {
+            self.systemd_knows();
+        }
         let lines = Lines::new(state.lines, &self.listeners);
         let mut gone = Vec::new();
         let mut found = Vec::new();
         for (id, worker) in state.workers {
             let recorded = worker.process.is_some();
+            let told = self.core.worker(id).is_none_or(|known| known.pid.is_some());
             match self.adopt(id, worker, &lines, &mut kept) {
-                Ok(pid) if !recorded => found.push((id, pid)),
+                Ok(pid) if !told => found.push((id, pid)),
                 Ok(_) => {}
                 Err(exit) if recorded => gone.push((id, exit)),
                 Err(_) => {} // It was never spawned.
@@ -39,9 +47,7 @@ impl Engine {
         for (worker, pid) in found {
             self.feed(Event::Spawned { worker, pid });
         }
-        if !exact {
-            self.meet_strangers();
-        }
+        self.meet_strangers(exact);
         self.end_commands();
         self.feed(Event::Resumed { exact });
         for (worker, exit) in gone {

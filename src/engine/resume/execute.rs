@@ -275,6 +275,7 @@ impl Engine {
                 changes: None,
             })));
         }
+        self.audience.end();
         self.open.settle(LAST_WORDS);
         let done = self.write_record(end);
         match (done, upgrade.way) {

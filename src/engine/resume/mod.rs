@@ -30,6 +30,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+/// So many may fail to take over in a row: better without the past than never.
+const MAX_ATTEMPTS: u8 = 3;
+
 /// Descriptors that another supervisor has left. Those that nobody takes are closed.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -81,6 +84,12 @@ impl Resumed {
             };
         };
         let (snapshot, text) = Snapshot::open(fd).map_err(|error| error.to_string())?;
+        let attempts = snapshot.begin().unwrap_or(0);
+        if attempts >= MAX_ATTEMPTS {
+            return Err(format!(
+                "{attempts} supervisors have ended while they took over from it"
+            ));
+        }
         let state = State::parse(&text)?;
         if state.end == End::Stopped {
             return Ok(None);
@@ -98,6 +107,7 @@ impl Resumed {
         if !state.releases.contains_key(&state.core.generation()) {
             return Err("it lacks the configuration that serves".to_owned());
         }
+        state.core.check_snapshot(crate::engine::now())?;
         Ok(Some(Resumed {
             state,
             snapshot,

@@ -6,19 +6,27 @@
 
 use super::state::{StateRef, Worker};
 use super::{End, Identity, Name, Snapshot, boot_id};
-use crate::core::{Action, WorkerId};
-use crate::engine::{Engine, Level, Record, fault};
+use crate::core::{Action, Event, Notification, WorkerId};
+use crate::engine::{Engine, Level, Record, SAY_AGAIN, fault};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// After which time systemd is given again what it had no room for.
+const STORE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What has been put where the next supervisor finds it.
 pub struct Recorder {
     snapshot: Option<Snapshot>,
     /// Something has changed since the last record.
     outdated: bool,
+    /// systemd's store is not what it should be.
+    incomplete: bool,
     /// What systemd's store has.
     stored: BTreeSet<String>,
+    /// What it has that is not what it should be.
+    replaced: Vec<String>,
     /// See [`crate::api::Status::incarnation`].
     pub incarnation: u64,
     /// How we took over, if we did.
@@ -33,7 +41,9 @@ impl Recorder {
         Recorder {
             snapshot,
             outdated: true,
+            incomplete: true,
             stored: stored.into_iter().collect(),
+            replaced: Vec::new(),
             incarnation,
             taken_over: None,
             complained: false,
@@ -61,9 +71,32 @@ impl Recorder {
         self.outdated |= !actions.iter().all(question);
     }
 
+    /// What a worker says once counts for ever: how long it may take, or how often it gives a
+    /// sign of life. Signs of life and its status are said again.
+    pub fn hear(&mut self, event: &Event) {
+        if let Event::Notified { what, .. } = event {
+            let again = matches!(what, Notification::Watchdog | Notification::Status(_));
+            self.outdated |= !again;
+        }
+    }
+
     /// Whether something is still to be recorded.
-    pub fn owes(&self) -> bool {
-        self.outdated
+    fn owes(&self) -> bool {
+        self.outdated || self.incomplete
+    }
+
+    /// After which time it is to be tried again, if something is.
+    pub fn again(&self) -> Option<Duration> {
+        self.owes().then_some(match self.complained {
+            true => SAY_AGAIN,
+            false => STORE_AGAIN,
+        })
+    }
+
+    /// What was stored under `name` is another descriptor now.
+    pub fn replaced(&mut self, name: Name) {
+        self.replaced.push(name.to_string());
+        self.incomplete = true;
     }
 
     /// What the next supervisor is given.
@@ -85,13 +118,17 @@ impl Engine {
 
     /// At the end of a turn.
     pub(in super::super) fn record_turn(&mut self) {
-        if !self.recorder.outdated || !self.is_recorded() {
+        if !self.recorder.owes() || !self.is_recorded() {
             return;
         }
-        self.recorder.outdated = false;
-        let done = self
-            .write_record(End::Killed)
-            .and_then(|()| self.store_all());
+        if self.recorder.outdated {
+            let done = self.write_record(End::Killed);
+            self.recorder.outdated = done.is_err();
+            self.recorder.incomplete = true;
+            self.recorded(done);
+        }
+        let done = self.store_all();
+        self.recorder.incomplete = done.is_err();
         self.recorded(done);
     }
 
@@ -132,7 +169,7 @@ impl Engine {
         let Err(error) = done else {
             return;
         };
-        self.recorder.outdated = true;
+        self.recorder.incomplete = true;
         // systemd not reading for a moment is nothing to tell.
         if error.kind() != io::ErrorKind::WouldBlock && !self.recorder.complained {
             self.recorder.complained = true;
@@ -152,6 +189,13 @@ impl Engine {
 
     /// Brings systemd's store up to date.
     pub(super) fn store_all(&mut self) -> io::Result<()> {
+        while let Some(name) = self.recorder.replaced.pop() {
+            if !self.systemd.unstore(&name) {
+                self.recorder.replaced.push(name);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.recorder.stored.remove(&name);
+        }
         let wanted: BTreeSet<String> = self.kept_names();
         let new: Vec<(String, OwnedFd)> = self
             .kept_descriptors()

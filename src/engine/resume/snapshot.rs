@@ -21,6 +21,8 @@ const MAGIC: [u8; 8] = *b"appcsnap";
 const HEADER: usize = 40;
 /// Where the second record is, in bytes.
 const PLACE: u64 = 1 << 30;
+/// Where the number of supervisors is that have begun to go on from here since the last record.
+const ATTEMPTS: u64 = PLACE / 2;
 /// Longest record, in bytes; MAX_WORKERS workers need about 2 MiB.
 const LONGEST: usize = 256 << 20;
 
@@ -110,7 +112,7 @@ impl Snapshot {
             return Err(io::Error::other(format!("it has {} bytes", text.len())));
         }
         let number = self.number + 1;
-        let place = if number % 2 == 0 { PLACE } else { 0 };
+        let place = if number.is_multiple_of(2) { PLACE } else { 0 };
         let header = Header {
             format: FORMAT,
             number,
@@ -125,7 +127,21 @@ impl Snapshot {
         self.file
             .write_all_at(&text[middle..], begin + middle as u64)?;
         self.number = number;
-        Ok(())
+        self.file.write_all_at(&[0], ATTEMPTS)
+    }
+
+    /// Takes note that somebody begins to go on from here; returns how many have before, since
+    /// the last record. Whoever succeeds writes one.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn begin(&self) -> io::Result<u8> {
+        let mut attempts = [0];
+        // Where nothing was written there is nothing, or a zero.
+        let _ = self.file.read_exact_at(&mut attempts, ATTEMPTS);
+        let next = [attempts[0].saturating_add(1)];
+        self.file.write_all_at(&next, ATTEMPTS)?;
+        Ok(attempts[0])
     }
 }
 
@@ -242,6 +258,17 @@ mod tests {
         let place = PLACE + HEADER as u64;
         snapshot.file.write_all_at(b"S", place).expect("written");
         assert_eq!(reopen(&snapshot), Ok((2, b"first".to_vec())));
+    }
+
+    #[test]
+    fn attempts_are_counted_until_one_succeeds() {
+        let mut snapshot = Snapshot::create().expect("a memfd");
+        snapshot.write(b"text", || {}).expect("written");
+        let attempts: Vec<u8> = (0..3).map(|_| snapshot.begin().expect("noted")).collect();
+        assert_eq!(attempts, [0, 1, 2]);
+        assert_eq!(reopen(&snapshot), Ok((1, b"text".to_vec())));
+        snapshot.write(b"more", || {}).expect("written");
+        assert_eq!(snapshot.begin().ok(), Some(0));
     }
 
     #[test]

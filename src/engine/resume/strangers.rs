@@ -17,11 +17,17 @@ pub type Strangers = BTreeMap<WorkerId, Time>;
 
 impl Engine {
     /// Asks those to end that are there. To be called ahead of the first spawn.
-    pub(in super::super) fn meet_strangers(&mut self) {
+    /// `own`: processes that are in no group may be our children.
+    pub(in super::super) fn meet_strangers(&mut self, own: bool) {
         let Some(cgroup) = self.cgroup.clone() else {
             return;
         };
-        for pid in cgroup.own_members() {
+        let unplaced = if own {
+            Vec::new()
+        } else {
+            cgroup.own_members()
+        };
+        for pid in unplaced {
             if pid != std::process::id() as i32 {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
@@ -30,7 +36,8 @@ impl Engine {
         let within = release.map_or(Duration::ZERO, |r| r.config.drain_timeout);
         let mut asked = Vec::new();
         for group in cgroup.workers() {
-            let known = self.held.contains_key(&group) || self.core.worker(group).is_some();
+            // A worker that is not held has ended, or cannot be trusted.
+            let known = self.held.contains_key(&group);
             let members = cgroup.members(group);
             if known || members.is_empty() {
                 continue;
