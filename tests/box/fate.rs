@@ -2,9 +2,11 @@
 //! The supervisor is not on the fate path: killed, executed again, or left alone by a
 //! systemd that does so itself, nobody who talks to the workers notices.
 
+use std::collections::BTreeSet;
+
 use crate::fate_app::{App, Blow, SLOTS, incarnation, is_active, is_unharmed, survive, workers};
 use crate::harness::{Test, TestBox, scale, test};
-use crate::service::{LONG, SERVICE, all_run_generation, reload, status};
+use crate::service::{LONG, SERVICE, all_run_generation, pids, processes_of, reload, status};
 
 pub const TESTS: &[Test] = &[
     test!(fate_of_hello),
@@ -59,6 +61,7 @@ fn outlives(b: &TestBox, app: App, balance: &str) {
     let talks = app.talks(b);
     let before = workers(&status(b));
     assert_eq!(before.len(), SLOTS);
+    let all = processes(b);
     let more = || {
         load.wait_until(LONG, {
             let so_far = load.snapshot().total();
@@ -73,7 +76,7 @@ fn outlives(b: &TestBox, app: App, balance: &str) {
         strike(if n % 2 == 0 {
             Blow::Signal
         } else {
-            Blow::Signal
+            Blow::Upgrade
         });
     }
     for _ in 0..scale(5, 2) {
@@ -93,16 +96,17 @@ fn outlives(b: &TestBox, app: App, balance: &str) {
     // Long answers as well: whoever had one served has had it from these.
     load.wait_for(1, LONG).expect("an answer of each kind");
     let report = load.snapshot();
-    let served: Vec<u64> = report.total().by_pid.into_keys().collect();
-    let known = |pid: &u64| before.iter().any(|(known, _)| *known as u64 == *pid);
-    assert!(served.iter().all(known), "{before:?}\n{}", load.snapshot());
+    assert!(!report.total().by_pid.is_empty(), "{report}");
+    let known = |pid: u64| all.contains(&pid.to_string());
+    assert!(report.total().by_pid.into_keys().all(known), "{report}");
+    assert_eq!(processes(b), all);
     if let Some(talks) = talks {
         assert!(talks.said() > 100, "{}", talks.said());
         talks.end();
     }
     reload(b).ok();
     all_run_generation(b, 2, SLOTS);
-    let after = workers_that_serve(b);
+    let after = pids(b);
     assert!(
         before.iter().all(|(pid, _)| !after.contains(pid)),
         "{after:?}"
@@ -114,8 +118,11 @@ fn outlives(b: &TestBox, app: App, balance: &str) {
     is_unharmed(b);
 }
 
-/// By slot; others may be draining.
+/// All processes of all workers.
 #[track_caller]
-fn workers_that_serve(b: &TestBox) -> Vec<i64> {
-    crate::service::pids(b)
+fn processes(b: &TestBox) -> BTreeSet<String> {
+    let main = b.show(SERVICE, "MainPID");
+    let mut all: BTreeSet<String> = processes_of(b, SERVICE).into_iter().collect();
+    all.remove(&main);
+    all
 }

@@ -69,11 +69,10 @@ impl App {
     #[track_caller]
     pub fn load(self, b: &TestBox) -> Load {
         let pace = scale(200, 40) as u32;
-        let mut spec = clients(b)
-            .with_pace(Kind::NewConnection, 3, pace)
-            .with_pace(Kind::SlowPost, 1, 2);
+        let mut spec = clients(b).with_pace(Kind::NewConnection, 3, pace);
         if self != App::Gunicorn {
             spec = spec
+                .with_pace(Kind::SlowPost, 1, 2)
                 .with_pace(Kind::KeepAlive, 2, pace)
                 .with_think(Kind::KeepAlive, 4, Duration::from_millis(300))
                 .with(Kind::Slow { ms: 300 }, 3)
