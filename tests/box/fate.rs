@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::fate_app::{App, Blow, SLOTS, incarnation, is_active, is_unharmed, survive, workers};
+use crate::fate_app::{
+    App, Blow, SLOTS, incarnation, is_active, is_unharmed, more, survive, workers,
+};
 use crate::harness::{Test, TestBox, scale, test};
 use crate::service::{LONG, SERVICE, all_run_generation, pids, processes_of, reload, status};
 
@@ -62,15 +64,9 @@ fn outlives(b: &TestBox, app: App, balance: &str) {
     let before = workers(&status(b));
     assert_eq!(before.len(), SLOTS);
     let all = processes(b);
-    let more = || {
-        load.wait_until(LONG, {
-            let so_far = load.snapshot().total();
-            move |now| now.total().ok + now.total().failed >= so_far.ok + so_far.failed + 20
-        })
-    };
     let strike = |blow| {
         survive(b, blow);
-        more().expect("requests");
+        more(&load);
     };
     for n in 0..scale(5, 2) {
         strike(if n % 2 == 0 {
@@ -88,7 +84,7 @@ fn outlives(b: &TestBox, app: App, balance: &str) {
         assert_eq!(incarnation(&status(b)), known, "{verb}");
         assert_eq!(workers(&status(b)), before, "{verb}");
         is_active(b);
-        more().expect("requests");
+        more(&load);
     }
     // systemd has kept what it was given.
     strike(Blow::Kill);
@@ -111,7 +107,7 @@ fn outlives(b: &TestBox, app: App, balance: &str) {
         before.iter().all(|(pid, _)| !after.contains(pid)),
         "{after:?}"
     );
-    more().expect("requests");
+    more(&load);
     load.stop().assert_lossless(1);
     is_active(b);
     assert_eq!(b.show(SERVICE, "NRestarts"), (scale(5, 2) + 1).to_string());

@@ -219,6 +219,15 @@ pub fn survive(b: &TestBox, blow: Blow) {
     assert_eq!(same, blow != Blow::Kill, "{blow:?}");
 }
 
+/// Requests are answered all the time, the long ones apart.
+#[track_caller]
+pub fn more(load: &Load) {
+    let before = load.snapshot().total();
+    let enough = before.ok + before.failed + 20;
+    let done = load.wait_until(LONG, |now| now.total().ok + now.total().failed >= enough);
+    done.expect("requests");
+}
+
 /// systemd says so, at once after what it takes to start a process.
 #[track_caller]
 pub fn is_active(b: &TestBox) {
