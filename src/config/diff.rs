@@ -2,6 +2,7 @@
 //! What differs between two generations: keys, names of variables, and the files that the
 //! paths lead to.
 
+use super::inherited::is_of_one_start;
 use super::kind::Kind;
 use super::launch::find;
 use super::{Config, KEYS, Launch, Status};
@@ -251,10 +252,11 @@ fn keys(old: &Config, new: &Config) -> Vec<KeyChange> {
 fn variables(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> VariableChanges {
     let only = |one: &BTreeMap<String, String>, other: &BTreeMap<String, String>| {
         let names = one.keys().filter(|name| !other.contains_key(*name));
+        let names = names.filter(|name| !is_of_one_start(name));
         names.cloned().collect()
     };
     let changed = new.iter().filter(|(name, value)| {
-        let before = old.get(*name);
+        let before = old.get(*name).filter(|_| !is_of_one_start(name));
         before.is_some_and(|before| before != *value)
     });
     VariableChanges {

@@ -20,6 +20,7 @@ mod file;
 mod fragments;
 mod health;
 mod hide;
+mod inherited;
 mod keys;
 mod kind;
 mod launch;

@@ -28,6 +28,7 @@ mod restart;
 mod resume;
 mod rollback;
 mod rollout;
+mod sane;
 mod status;
 mod stop;
 mod time;

@@ -79,6 +79,20 @@ impl Timers {
         self.armed.push((timer, at));
     }
 
+    /// Whether each is there once, and about a worker that `known` holds for.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub(super) fn is_sane(&self, known: impl Fn(WorkerId) -> bool) -> Result<(), String> {
+        let mut all: Vec<Timer> = self.armed.iter().map(|(timer, _)| *timer).collect();
+        all.sort_unstable();
+        let once = all.is_sorted_by(|one, next| one < next);
+        match once && all.iter().all(|t| t.worker().is_none_or(&known)) {
+            true => Ok(()),
+            false => Err("a deadline is about nobody".to_owned()),
+        }
+    }
+
     /// Disarms `timer`.
     pub fn clear(&mut self, timer: Timer) {
         self.armed.retain(|(t, _)| *t != timer);

@@ -2,12 +2,15 @@
 //! What follows from a change of state besides what the core decides: a log line, progress
 //! for those who wait, and what the change means for the sockets.
 
-use super::{Answer, Engine, events};
-use crate::core::{Cause, ClusterState, Transition, WorkerState};
+use super::{Answer, Engine, events, fault};
+use crate::core::{Cause, ClusterState, RolloutStep, Transition, WorkerState};
 
 impl Engine {
     /// Everything that is derived from a change of state.
     pub(super) fn announce(&mut self, transition: &Transition) {
+        if let Some(point) = point(transition) {
+            fault::point(point);
+        }
         self.steering.outdate();
         self.deal_soon();
         let mut record = events::record(transition);
@@ -57,4 +60,28 @@ impl Engine {
             None => self.core.status_line(),
         }
     }
+}
+
+/// What it is called as a point at which tests may kill us.
+fn point(transition: &Transition) -> Option<&'static str> {
+    Some(match transition {
+        Transition::Worker { to, .. } => match to {
+            WorkerState::Starting => "worker-starting",
+            WorkerState::Ready => "worker-ready",
+            WorkerState::Draining => "worker-draining",
+            WorkerState::Stopping => "worker-stopping",
+            WorkerState::Gone => "worker-gone",
+        },
+        Transition::Exited { .. } => "worker-exited",
+        Transition::Rollout { step, .. } => match step {
+            RolloutStep::Started { .. } => "rollout-started",
+            RolloutStep::Progress { .. } => "rollout-progress",
+            RolloutStep::Failed(_) | RolloutStep::TakenBack => "rollout-reverting",
+            RolloutStep::Finished { .. } => "rollout-finished",
+            RolloutStep::Undone { .. } => "rollout-undone",
+            _ => return None,
+        },
+        Transition::Cluster { to, .. } if *to == ClusterState::Stopping => "stopping",
+        _ => return None,
+    })
 }

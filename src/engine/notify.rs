@@ -28,6 +28,8 @@ const SHORTEST_WATCHDOG: Duration = Duration::from_millis(10);
 pub struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
+    /// The first datagram has been acted upon, and is still there.
+    acted_upon: bool,
 }
 
 /// One datagram.
@@ -54,6 +56,7 @@ impl NotifySocket {
         Ok(NotifySocket {
             socket,
             path: path.to_owned(),
+            acted_upon: false,
         })
     }
 
@@ -62,6 +65,7 @@ impl NotifySocket {
         NotifySocket {
             socket: UnixDatagram::from(socket),
             path: path.to_owned(),
+            acted_upon: false,
         }
     }
 
@@ -70,14 +74,17 @@ impl NotifySocket {
         &self.path
     }
 
-    /// The next datagram, if one is there. Descriptors that came with it are closed.
-    pub fn receive(&self) -> io::Result<Option<Datagram>> {
+    /// The next datagram, if one is there. Descriptors that came with it are closed. It stays
+    /// there until the next call, or [`NotifySocket::forget`]: if we are killed before what
+    /// follows from it has been recorded, the next supervisor reads it again.
+    pub fn receive(&mut self) -> io::Result<Option<Datagram>> {
+        self.forget();
         let mut bytes = [0u8; MAX_DATAGRAM];
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT | RecvFlags::PEEK;
         let received = match recvmsg(&self.socket, &mut parts, &mut control, flags) {
             Ok(received) => received,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
@@ -93,6 +100,7 @@ impl NotifySocket {
                 _ => {}
             }
         }
+        self.acted_upon = true;
         let (said, garbage) = parse(&bytes[..received.bytes.min(MAX_DATAGRAM)]);
         Ok(Some(Datagram {
             pid: sender.0,
@@ -100,6 +108,14 @@ impl NotifySocket {
             said,
             garbage,
         }))
+    }
+
+    /// Takes away what was received last.
+    pub fn forget(&mut self) {
+        if std::mem::take(&mut self.acted_upon) {
+            let flags = RecvFlags::DONTWAIT;
+            let _ = rustix::net::recv(&self.socket, &mut [0u8; 1], flags);
+        }
     }
 }
 
@@ -195,14 +211,22 @@ mod tests {
     #[test]
     fn knows_who_speaks_and_closes_what_is_sent_along() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let socket = NotifySocket::bind(&dir.path().join("n")).expect("bind");
+        let mut socket = NotifySocket::bind(&dir.path().join("n")).expect("bind");
         assert_eq!(socket.receive().expect("receive"), None);
         let worker = UnixDatagram::unbound().expect("socket");
         worker.send_to(b"READY=1", socket.path()).expect("send");
         let datagram = socket.receive().expect("receive").expect("a datagram");
         assert_eq!(datagram.pid, std::process::id() as i32);
         assert_eq!(datagram.said, [Notification::Ready]);
+        // Who takes over before it is forgotten reads it again.
         let path = socket.path().to_owned();
+        let copy = socket.as_fd().try_clone_to_owned().expect("a copy");
+        let mut next = std::mem::ManuallyDrop::new(NotifySocket::on(copy, &path));
+        assert_eq!(next.receive().expect("receive"), Some(datagram));
+        socket.forget();
+        next.acted_upon = false;
+        assert_eq!(next.receive().expect("receive"), None);
+        assert_eq!(socket.receive().expect("receive"), None);
         drop(socket);
         assert!(!path.exists());
     }

@@ -49,6 +49,7 @@ impl Engine {
                 if !self.signal_node(worker, signal) {
                     self.signal(worker, signal);
                 }
+                fault::point("after-signal");
             }
             Action::Kill { worker } => self.kill_tree(worker),
             Action::Probe { worker } => self.probe(worker),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A configuration that workers run, and what it means on this machine.
 
-use super::{Engine, events, fits, report};
+use super::{Engine, events, fault, fits, report};
 use crate::api;
 use crate::config::{
     Changes, Config, ConfigError, CpuAffinity, Cpus, Launch, Pins, Seen, cpu_list, cpu_order,
@@ -114,6 +114,7 @@ impl Engine {
 
     /// [`crate::core::Action::LoadConfig`]
     pub(super) fn load_config(&mut self, generation: GenerationId) {
+        fault::point("loading");
         // A new configuration may be told the same again.
         self.node.told.clear();
         let result = self.try_load(generation).map(Box::new);

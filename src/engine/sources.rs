@@ -4,7 +4,7 @@
 use super::poller::Interest;
 use super::resume::Way;
 use super::spawn::{next_zombie, reap, try_wait};
-use super::{Engine, Level, Record, Tail, Token, Waiting, tree};
+use super::{Engine, Level, Record, Tail, Token, Waiting, fault, tree};
 use crate::api::{self, Call};
 use crate::config::Cpus;
 use crate::core::{
@@ -37,7 +37,7 @@ const SI_KERNEL: i32 = 0x80;
 impl Engine {
     pub(super) fn take(&mut self, token: Token) {
         match token {
-            Token::Notify(worker) => self.take_notify(worker),
+            Token::Notify(worker) => self.take_notify(worker, false),
             Token::Channel(worker) => self.take_channel(worker),
             Token::CompanionChannel => self.take_companion_channel(),
             Token::Exit(worker) => self.take_exit(worker),
@@ -57,59 +57,75 @@ impl Engine {
 
     /// [`crate::core::Action::Hear`]
     pub(super) fn hear(&mut self, worker: WorkerId) {
-        let said = self.read_notify(worker, ALL_DATAGRAMS).into_iter();
-        let events = said.map(|what| Event::Notified { worker, what });
-        self.pending.extend(events);
+        for _ in 0..ALL_DATAGRAMS {
+            let Some(said) = self.read_notify(worker) else {
+                break;
+            };
+            let events = said.into_iter();
+            let events = events.map(|what| Event::Notified { worker, what });
+            self.pending.extend(events);
+        }
         self.pending.push_back(Event::Heard { worker });
     }
 
-    fn take_notify(&mut self, worker: WorkerId) {
-        for what in self.read_notify(worker, DATAGRAMS) {
-            self.feed(Event::Notified { worker, what });
+    /// `last`: there is no later turn.
+    fn take_notify(&mut self, worker: WorkerId, last: bool) {
+        for _ in 0..DATAGRAMS {
+            let Some(said) = self.read_notify(worker) else {
+                return;
+            };
+            for what in said {
+                self.feed(Event::Notified { worker, what });
+            }
+            fault::point("after-datagram");
+            if !last && self.recorder.is_outdated() && self.is_recorded() {
+                // It is forgotten with the record; what follows is for the next turn.
+                return;
+            }
         }
     }
 
-    fn read_notify(&mut self, worker: WorkerId, most: usize) -> Vec<Notification> {
-        let mut all = Vec::new();
-        for _ in 0..most {
-            let Some(held) = self.held.get(&worker) else {
-                break;
-            };
-            let datagram = match held.notify.receive() {
-                Ok(Some(datagram)) => datagram,
-                Ok(None) => break,
-                Err(error) => {
-                    self.warn(format!(
-                        "cannot read the notify socket of {worker}: {error}"
-                    ));
-                    break;
-                }
-            };
-            let before = self.notify_garbage;
-            self.notify_garbage += datagram.garbage as u64;
-            // At the first, and whenever there are twice as many.
-            if before.checked_ilog2() != self.notify_garbage.checked_ilog2() {
-                let text = format!(
-                    "{} line(s) on notify sockets were not understood (last: worker {})",
-                    self.notify_garbage, datagram.pid
-                );
-                self.warn(text);
+    /// What the next datagram says, nothing if it may not; `None`: there is none.
+    fn read_notify(&mut self, worker: WorkerId) -> Option<Vec<Notification>> {
+        let datagram = match self.held.get_mut(&worker)?.notify.receive() {
+            Ok(datagram) => datagram?,
+            Err(error) => {
+                self.warn(format!(
+                    "cannot read the notify socket of {worker}: {error}"
+                ));
+                return None;
             }
-            if !self.may_speak_for(worker, datagram.pid, datagram.uid) {
-                self.notify_refused += 1;
-                if self.notify_refused.is_power_of_two() {
-                    let text = format!(
-                        "refused a notification for {worker} from process {} of user {} \
-                         ({} refused so far)",
-                        datagram.pid, datagram.uid, self.notify_refused
-                    );
-                    self.warn(text);
-                }
-                continue;
-            }
-            all.extend(datagram.said);
+        };
+        let before = self.notify_garbage;
+        self.notify_garbage += datagram.garbage as u64;
+        // At the first, and whenever there are twice as many.
+        if before.checked_ilog2() != self.notify_garbage.checked_ilog2() {
+            let text = format!(
+                "{} line(s) on notify sockets were not understood (last: worker {})",
+                self.notify_garbage, datagram.pid
+            );
+            self.warn(text);
         }
-        all
+        if self.may_speak_for(worker, datagram.pid, datagram.uid) {
+            return Some(datagram.said);
+        }
+        self.notify_refused += 1;
+        if self.notify_refused.is_power_of_two() {
+            let text = format!(
+                "refused a notification for {worker} from process {} of user {} ({} refused so \
+                 far)",
+                datagram.pid, datagram.uid, self.notify_refused
+            );
+            self.warn(text);
+        }
+        Some(Vec::new())
+    }
+
+    /// What workers have said is recorded.
+    pub(super) fn forget_notifications(&mut self) {
+        for held in self.held.values_mut() {
+            held.notify.forget();
+        }
     }
 
     /// Whether a process may speak for a worker: one of its own tree, or one that is gone
@@ -141,7 +157,7 @@ impl Engine {
     fn take_exit(&mut self, worker: WorkerId) {
         // While the zombie is there its pid, and so its session, is nobody else's.
         self.kill_tree(worker);
-        self.take_notify(worker);
+        self.take_notify(worker, true);
         self.take_channel(worker);
         let Some(held) = self.held.get(&worker) else {
             return;

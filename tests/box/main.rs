@@ -28,6 +28,7 @@ mod fate;
 mod fate_app;
 mod fate_end;
 mod fate_upgrade;
+mod fault;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         sweep::TESTS,
         third_party::TESTS,
         examples::TESTS,
+        fault::TESTS,
         home::TESTS,
         verbs::TESTS,
         balance::TESTS,

@@ -170,6 +170,8 @@ impl Sim {
         let older = self.crashes.is_armed().then(|| crash::Record::of(self));
         let actions = self.core.handle(self.now, event);
         before.check(self, &actions);
+        let spawns = |a: &Action| matches!(a, Action::Spawn { .. });
+        assert!(actions.is_sorted_by_key(spawns), "spawns come last");
         if let Some(crash) = self.crashes.next(older, &self.core, &actions) {
             self.crash_during(crash, actions);
             return;
@@ -180,6 +182,9 @@ impl Sim {
         if self.forgetful {
             let text = serde_json::to_string(&self.core).expect("serialises");
             self.core = serde_json::from_str(&text).expect("deserialises");
+            if self.exit.is_none() {
+                self.core.check_snapshot(self.now).expect("it makes sense");
+            }
         }
         (self.watch)(self);
     }

@@ -7,12 +7,13 @@ use crate::core::{Event, Exit, SlotId, WorkerId};
 use crate::engine::node::Talk;
 use crate::engine::notify::NotifySocket;
 use crate::engine::spawn::{Process, try_wait};
-use crate::engine::{Engine, Held, Level, Record, now, tree};
+use crate::engine::{Engine, Held, Level, Record, fault, now, tree};
 use crate::protocol::node::channel::Channel;
 
 impl Engine {
     /// Takes over: in place of [`Event::Begin`].
     pub(in super::super) fn take_over(&mut self, state: State, mut kept: Kept) {
+        fault::point("before-adoption");
         let exact = state.end == End::Executed;
         self.recorder.taken_over = Some(TakenOver {
             how: match state.end {
@@ -42,6 +43,7 @@ impl Engine {
                 Err(exit) if recorded => gone.push((id, exit)),
                 Err(_) => {} // It was never spawned.
             }
+            fault::point("mid-adoption");
         }
         self.resume_companion(state.companion, &mut kept);
         for (worker, pid) in found {
@@ -59,6 +61,7 @@ impl Engine {
         self.tell_of_broken_configuration();
         self.steering.outdate();
         self.recorder.outdate();
+        fault::point("after-adoption");
     }
 
     /// Holds a worker again. As an error: how it ended.

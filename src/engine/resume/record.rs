@@ -85,6 +85,11 @@ impl Recorder {
         self.outdated || self.incomplete
     }
 
+    /// Whether what has happened is not recorded yet.
+    pub fn is_outdated(&self) -> bool {
+        self.outdated
+    }
+
     /// After which time it is to be tried again, if something is.
     pub fn again(&self) -> Option<Duration> {
         self.owes().then_some(match self.complained {
@@ -119,7 +124,7 @@ impl Engine {
     /// At the end of a turn.
     pub(in super::super) fn record_turn(&mut self) {
         if !self.recorder.owes() || !self.is_recorded() {
-            return;
+            return self.forget_notifications();
         }
         if self.recorder.outdated {
             let done = self.write_record(End::Killed);
@@ -129,7 +134,11 @@ impl Engine {
         }
         let done = self.store_all();
         self.recorder.incomplete = done.is_err();
+        if done.is_ok() && !self.recorder.outdated {
+            fault::recorded();
+        }
         self.recorded(done);
+        self.forget_notifications();
     }
 
     /// Ahead of a worker's process: it is never there without being known of, and what it is
@@ -140,6 +149,7 @@ impl Engine {
         }
         let snapshot = Name::Snapshot.to_string();
         let mut done = self.write_record(End::Killed);
+        fault::point("after-intent");
         if done.is_ok() && !self.recorder.stored.contains(&snapshot) {
             done = self.store_all();
         }
@@ -158,8 +168,10 @@ impl Engine {
         if !self.is_recorded() {
             return;
         }
+        fault::point("before-end");
         let done = self.write_record(End::Stopped);
         self.recorded(done);
+        fault::point("after-end");
         for name in std::mem::take(&mut self.recorder.stored) {
             self.systemd.unstore(&name);
         }
@@ -184,7 +196,9 @@ impl Engine {
     pub(super) fn write_record(&mut self, end: End) -> io::Result<()> {
         let text = serde_json::to_vec(&self.state(end))?;
         let snapshot = self.recorder.snapshot()?;
-        snapshot.write(&text, || fault::point("mid-snapshot"))
+        snapshot.write(&text, || fault::point("mid-snapshot"))?;
+        self.forget_notifications();
+        Ok(())
     }
 
     /// Brings systemd's store up to date.
@@ -207,6 +221,7 @@ impl Engine {
         for (name, fd) in new {
             fault::point("before-store");
             self.systemd.store(&name, fd.as_fd())?;
+            fault::point("after-store");
             self.recorder.stored.insert(name);
         }
         let gone: Vec<String> = self.recorder.stored.difference(&wanted).cloned().collect();

@@ -7,7 +7,7 @@
 //! the runtime directory tells the next supervisor.
 
 use super::super::listeners::Line;
-use super::super::{Engine, now};
+use super::super::{Engine, fault, now};
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -86,6 +86,7 @@ impl Engine {
         for line in others.iter().rev() {
             alone &= lines[*line].stop_listening()?;
         }
+        fault::point("between-listens");
         for line in &others {
             lines[*line].listen_again()?;
         }
@@ -153,6 +154,7 @@ impl Engine {
             self.listeners[listener].lines[*line].stop_listening()?;
             self.renumber(listener, *line, false);
         }
+        fault::point("between-listens");
         for line in lines {
             self.listeners[listener].lines[*line].listen_again()?;
             self.renumber(listener, *line, true);
