@@ -46,10 +46,24 @@ pub enum Successor {
 
 /// Waits until the supervisor of `name` is the `incarnation`th, or a later one.
 pub fn successor(name: &str, incarnation: u64, within: Duration) -> Successor {
+    await_successor(name, incarnation, within, true)
+}
+
+/// The same, but there is none once nobody listens: one that executes its program again
+/// goes on listening meanwhile.
+pub fn successor_in_place(name: &str, incarnation: u64, within: Duration) -> Successor {
+    await_successor(name, incarnation, within, false)
+}
+
+fn await_successor(name: &str, incarnation: u64, within: Duration, patient: bool) -> Successor {
     let until = Instant::now() + within;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let asked = Client::connect(name).and_then(|mut client| {
+        let connected = Client::connect(name);
+        if connected.is_err() && !patient {
+            return Successor::None;
+        }
+        let asked = connected.and_then(|mut client| {
             // One that hangs does not count, nor does it hold us up.
             Ok(client.status_within(left.min(ANSWER).max(LOOK))?)
         });

@@ -95,6 +95,9 @@ pub struct Worker {
     pub lines: Vec<Option<usize>>,
     /// What is said over its channel, if it has one.
     pub talk: Option<TalkState>,
+    /// The beginning of a line of its output (foreground).
+    #[serde(default)]
+    pub begun: Vec<u8>,
 }
 
 /// [`State`], to be written.
