@@ -64,7 +64,7 @@ use notify::NotifySocket;
 use output::Tail;
 use poller::{Poller, Token};
 use release::Release;
-use resume::{Kept, Name, Recorder, State, Strangers, Upgrade};
+use resume::{Identity, Kept, Name, Recorder, State, Strangers, Upgrade};
 use sd_notify::NotifyState;
 use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
@@ -138,6 +138,8 @@ pub struct Parts {
 /// What is held for a worker.
 struct Held {
     process: Process,
+    /// The process, told from others. `None`: it ended as soon as it was there.
+    identity: Option<Identity>,
     notify: NotifySocket,
     /// A readiness command under way.
     probe: Option<Process>,

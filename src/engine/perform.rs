@@ -3,7 +3,7 @@
 
 use super::node::{Batch, Start};
 use super::output::{self, Whose};
-use super::resume::Name;
+use super::resume::{Identity, Name};
 use super::spawn::{Output, spawn};
 use super::{Engine, Held, NotifySocket, Release, Token, fault, report, tree};
 use crate::config::Runner;
@@ -125,6 +125,7 @@ impl Engine {
         let pid = process.pid;
         let mut held = Held {
             process,
+            identity: Identity::of(pid),
             notify,
             probe: None,
             check: None,

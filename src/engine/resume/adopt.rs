@@ -103,6 +103,7 @@ impl Engine {
                 pid: identity.pid,
                 pidfd,
             },
+            identity: Some(identity),
             notify,
             probe: None,
             check: None,
