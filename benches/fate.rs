@@ -37,7 +37,7 @@ pub fn measure(table: &mut Table) {
 fn configure(b: &TestBox, workers: usize, unit: &str) {
     let config = format!(
         "command = [\"/usr/bin/app-cluster\", \"hello\"]\nworkers = {workers}\n\
-         backoff_max = \"10ms\"\ncrash_budget = 100000\nstart_timeout = \"300s\"\n"
+         backoff_min = \"10ms\"\nbackoff_max = \"10ms\"\ncrash_budget = 100000\nstart_timeout = \"300s\"\n"
     );
     b.write(CONFIG, &config);
     b.write("/etc/systemd/system/app-cluster.service.d/bench.conf", unit);

@@ -39,10 +39,8 @@ sockopt_impl!(
     libc::TCP_INFO,
     [u32; 8]
 );
-
-// The beginning of `struct tcp_info`, which every kernel has: most know less than libc does, and
-// nix panics at a shorter answer. Its last words mean for a listening socket how long
-// its queue is, and how long it may be (tcp_get_info of the kernel).
+// The beginning of `struct tcp_info` (nix panics where the kernel knows less than libc), of a
+// listening socket: how long its queue is, and how long it may be (tcp_get_info of the kernel).
 const QUEUE: usize = 6;
 const LONGEST_QUEUE: usize = 7;
 
