@@ -44,7 +44,7 @@ pub use listeners::{Listener, Passed, group, inherit, make_room};
 pub use node::learn;
 pub use output::Style;
 pub use report::rfc3339;
-pub use resume::{CHECK_VERB, Resumed, check as check_snapshot};
+pub use resume::{CHECK_VERB, Identity, Resumed, check as check_snapshot};
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
 pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
@@ -64,7 +64,7 @@ use notify::NotifySocket;
 use output::Tail;
 use poller::{Poller, Token};
 use release::Release;
-use resume::{Identity, Kept, Name, Recorder, State, Strangers, Upgrade};
+use resume::{Kept, Name, Recorder, State, Strangers, Upgrade};
 use sd_notify::NotifyState;
 use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
@@ -138,7 +138,7 @@ pub struct Parts {
 /// What is held for a worker.
 struct Held {
     process: Process,
-    /// The process, told from others. `None`: it ended as soon as it was there.
+    /// What tells it from another process with its pid; `None`: it has ended already.
     identity: Option<Identity>,
     notify: NotifySocket,
     /// A readiness command under way.

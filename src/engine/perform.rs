@@ -124,8 +124,8 @@ impl Engine {
         fault::point("after-spawn");
         let pid = process.pid;
         let mut held = Held {
-            process,
             identity: Identity::of(pid),
+            process,
             notify,
             probe: None,
             check: None,

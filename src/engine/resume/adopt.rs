@@ -99,11 +99,11 @@ impl Engine {
         };
         let channel = channel.map(Channel::on);
         let mut held = Held {
+            identity: Some(identity),
             process: Process {
                 pid: identity.pid,
                 pidfd,
             },
-            identity: Some(identity),
             notify,
             probe: None,
             check: None,
