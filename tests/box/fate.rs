@@ -22,8 +22,15 @@ pub const TESTS: &[Test] = &[
 /// Why a test does not run here: of some, one suite is enough for the gate.
 pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
     let wanted = match test {
-        "fate_of_hello" | "fate_of_node_even" => &["bookworm"],
-        "fate_of_hello_even" | "fate_of_node" | "fate_of_gunicorn" => &["trixie"],
+        "fate_of_hello"
+        | "fate_of_node_even"
+        | "an_upgrade_of_the_package_loses_nothing"
+        | "a_stop_after_an_adoption_leaves_nothing" => &["bookworm"],
+        "fate_of_hello_even"
+        | "fate_of_node"
+        | "fate_of_gunicorn"
+        | "many_supervisors_leak_nothing"
+        | "a_reboot_after_an_adoption_is_quick" => &["trixie"],
         "fate_of_node_round_robin" => &[""],
         _ => return None,
     };
