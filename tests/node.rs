@@ -57,6 +57,8 @@ mod starts;
 mod stop;
 #[path = "node/upgrade.rs"]
 mod upgrade;
+#[path = "node/upgrade_queue.rs"]
+mod upgrade_queue;
 #[path = "support/upgrades.rs"]
 mod upgrades;
 
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         figures::ROWS,
         health::ROWS,
         upgrade::ROWS,
+        upgrade_queue::ROWS,
     ];
     let rows = suites.concat();
     let smoke = [starts::SMOKE, upgrade::SMOKE].concat();

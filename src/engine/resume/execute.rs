@@ -7,6 +7,7 @@
 //! what is said is flushed, the last record written, and the descriptors are put where
 //! sd_listen_fds(3) looks for them.
 
+use super::descriptors::{c_strings, environment_with, in_a_row};
 use super::{End, Name, Snapshot, State};
 use crate::api;
 use crate::core::{Event, Request, Time};
@@ -17,19 +18,15 @@ use crate::exec::Plan;
 use crate::frontend::Answer;
 use nix::fcntl::OFlag;
 use nix::unistd::{execve, pipe2};
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-/// Where the descriptors begin, if not at 3 (a variable of the listenfd crate).
-const FIRST: &str = "LISTEN_FDS_FIRST_FD";
 /// The verb of the program that says whether it can go on with a snapshot.
 pub const VERB: &str = "check-snapshot";
 /// Where it finds that.
@@ -42,10 +39,6 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 const PATIENCE: &str = "WATCHDOG_USEC=60000000";
 /// A variable of the environment may have 128 KiB (execve(2)).
 const LONGEST_STRING: usize = 127 * 1024;
-/// So many descriptors our threads may open meanwhile, and how often it is tried again if they
-/// open more.
-const GAP: RawFd = 32;
-const TRIES: usize = 4;
 /// Longest answer of the program that is read, in bytes.
 const LONGEST_ANSWER: u64 = 4096;
 
@@ -386,56 +379,4 @@ fn refuse(from: Option<Sender<Answer>>, why: &str) {
             message: why.to_owned(),
         })));
     }
-}
-
-/// Copies of descriptors that outlive execve(2), under successive numbers: the first, and what
-/// closes them again. Above all that are open: a thread that waits in accept(2) has its number
-/// already (dup2(2) fails with EBUSY). Not right above them: a thread that opens something gets
-/// the lowest number.
-fn in_a_row(all: &[BorrowedFd<'_>]) -> io::Result<(RawFd, Vec<OwnedFd>)> {
-    for _ in 0..TRIES {
-        let open = std::fs::read_dir("/proc/self/fd")?.flatten();
-        let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-        let first = numbers.max().unwrap_or(2) + GAP;
-        let copies = all.iter().zip(first..);
-        let copies = copies.map(|(fd, wanted)| fcntl_dupfd_cloexec(fd, wanted));
-        let copies = copies.collect::<Result<Vec<OwnedFd>, _>>()?;
-        if !copies
-            .iter()
-            .map(AsRawFd::as_raw_fd)
-            .eq((first..).take(copies.len()))
-        {
-            continue;
-        }
-        for copy in &copies {
-            fcntl_setfd(copy, FdFlags::empty())?;
-        }
-        return Ok((first, copies));
-    }
-    Err(io::Error::other("its descriptors are in use"))
-}
-
-/// Our own, but for the descriptors that are announced.
-fn environment_with(names: &[String], first: RawFd) -> Vec<CString> {
-    let announced = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", FIRST];
-    let variables = std::env::vars_os();
-    let variables = variables.filter(|(name, _)| !announced.iter().any(|own| name == own));
-    let variables = variables.map(|(mut name, value)| {
-        name.push("=");
-        name.push(value);
-        name
-    });
-    let added = [
-        format!("LISTEN_FDS={}", names.len()),
-        format!("LISTEN_FDNAMES={}", names.join(":")),
-        format!("LISTEN_PID={}", std::process::id()),
-        format!("{FIRST}={first}"),
-    ];
-    c_strings(variables.chain(added.map(OsString::from)))
-}
-
-fn c_strings(words: impl Iterator<Item = OsString>) -> Vec<CString> {
-    words
-        .filter_map(|word| CString::new(word.into_vec()).ok())
-        .collect()
 }

@@ -8,6 +8,7 @@
 //! goes on from there; [`strangers`] are processes that nobody knows of.
 
 mod adopt;
+mod descriptors;
 mod execute;
 mod names;
 mod record;
