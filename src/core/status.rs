@@ -38,10 +38,10 @@ impl Supervisor {
         self.said_ready
     }
 
-    /// Nothing is being rolled out or waits for that, and the app neither begins nor ends.
-    /// Workers may start and drain.
+    /// Nothing is being rolled out or waits for that, and the app does not end. Workers may
+    /// start and drain.
     pub fn is_settled(&self) -> bool {
-        self.state == ClusterState::Running && self.rollout.is_none() && self.queued.is_none()
+        self.state != ClusterState::Stopping && self.rollout.is_none() && self.queued.is_none()
     }
 
     /// The generation that was rolled out last.

@@ -252,7 +252,8 @@ impl Engine {
         let (core, releases, primary, blocking) = match &mut resumed {
             Some(resumed) => {
                 let state = &mut resumed.state;
-                let core = state.core.clone();
+                let mut core = state.core.clone();
+                core.number_from(unused);
                 let releases = std::mem::take(&mut state.releases);
                 let blocking = releases
                     .get(&core.generation())
@@ -357,7 +358,8 @@ impl Engine {
             tails: VecDeque::new(),
             dying: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            next_request: 1,
+            // Those of a supervisor before us may still be known.
+            next_request: (incarnation << 32) + 1,
             pending: VecDeque::new(),
             outcome: None,
             runtime: parts.runtime,
@@ -394,8 +396,6 @@ impl Engine {
     /// Only what makes supervision itself impossible (epoll, signalfd).
     pub fn run(mut self) -> Result<Outcome> {
         self.next_ping = self.watchdog.map(|_| now());
-        // Ahead of the first worker: nobody accepts yet from what is put in order.
-        self.steer();
         self.warn_of_other_units();
         match self.resumed.take() {
             Some((state, kept)) => {
@@ -403,9 +403,11 @@ impl Engine {
                 self.take_over(state, kept);
             }
             None => {
-                // Ahead of the first worker, so that it misses no message.
-                self.companion_turn();
+                // Ahead of the first worker: nobody accepts yet from what is put in order.
+                self.steer();
                 self.meet_strangers(false);
+                // So that it misses no message.
+                self.companion_turn();
                 self.feed(Event::Begin);
             }
         }

@@ -2,7 +2,7 @@
 //! Turning what is ready into events. Each source gets a bounded amount of work a turn.
 
 use super::poller::Interest;
-use super::resume::Way;
+use super::resume::{Upgrade, Way};
 use super::spawn::{next_zombie, reap, try_wait};
 use super::{Engine, Level, Record, Tail, Token, Waiting, fault, tree};
 use crate::api::{self, Call};
@@ -202,6 +202,10 @@ impl Engine {
             if let Some((worker, _)) = ours {
                 let worker = *worker;
                 self.take_exit(worker);
+                continue;
+            }
+            if self.upgrade.as_ref().and_then(Upgrade::asked) == Some(pid) {
+                self.upgrade_turn();
                 continue;
             }
             if let Some(worker) = self.checked_by(pid) {

@@ -8,7 +8,9 @@ use crate::api::{self, Call};
 use crate::protocol::node::user::MAX_MESSAGE;
 use crate::units::GROUP;
 use anyhow::{Context, Result};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{Gid, Group, getegid, getgroups};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, BufReader};
@@ -37,6 +39,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Control {
     path: PathBuf,
     socket: UnixListener,
+    halt: Arc<EventFd>,
 }
 
 impl AsFd for Control {
@@ -75,11 +78,19 @@ impl Control {
 
     fn on(socket: UnixListener, path: &Path, desk: Desk) -> Result<Control> {
         let listener = socket.try_clone()?;
-        thread("control", move || serve(&listener, &desk))?;
+        let halt = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let halted = Arc::clone(&halt);
+        thread("control", move || serve(&listener, &desk, &halted))?;
         Ok(Control {
             path: path.to_owned(),
             socket,
+            halt,
         })
+    }
+
+    /// From now on who connects waits in the socket, for another supervisor.
+    pub fn halt(&self) {
+        let _ = self.halt.write(1);
     }
 }
 
@@ -104,9 +115,20 @@ fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-fn serve(listener: &UnixListener, desk: &Desk) {
+/// Waits until somebody connects; `false`: nobody is to be served any more.
+fn is_called(listener: &UnixListener, halt: &EventFd) -> bool {
+    let mut polled = [
+        PollFd::new(listener, PollFlags::IN),
+        PollFd::new(halt, PollFlags::IN),
+    ];
+    // An error is one of accept(2) too, which tells.
+    let _ = poll(&mut polled, None);
+    polled[1].revents().is_empty()
+}
+
+fn serve(listener: &UnixListener, desk: &Desk, halt: &EventFd) {
     let (of_root, of_others) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    loop {
+    while is_called(listener, halt) {
         let Ok((stream, _)) = listener.accept() else {
             // Out of descriptors or memory: not for long, and not at full speed.
             std::thread::sleep(Duration::from_millis(100));

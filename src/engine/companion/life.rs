@@ -4,6 +4,7 @@
 use super::super::cgroup::COMPANION;
 use super::super::events::id;
 use super::super::output::{self, Whose};
+use super::super::resume::Name;
 use super::super::spawn::{Output, has_ended, spawn, try_wait};
 use super::super::{Engine, Level, now, report, tree};
 use super::{Backlog, Channel, Interest, Rules, Running, Stop, Token};
@@ -85,6 +86,9 @@ impl Engine {
         match self.spawn_companion(generation, now) {
             Ok(running) => {
                 self.companion.running = Some(running);
+                // The one before may have ended in this very turn.
+                self.recorder.replaced(Name::CompanionProcess);
+                self.recorder.replaced(Name::CompanionChannel);
                 self.recorder.outdate();
                 let text = format!("started, generation {generation}");
                 self.about_companion(Level::Info, &text, Some(id::COMPANION_STARTED));
@@ -248,6 +252,11 @@ impl Engine {
             return;
         };
         let Some(exit) = try_wait(&running.process.pidfd) else {
+            // Its parent, which is not we, has not waited for it.
+            let pidfd = &running.process.pidfd;
+            let _ = self
+                .poller
+                .change(pidfd, Token::CompanionExit, Interest::Hangup);
             return;
         };
         let asked = running.stop != Stop::No;

@@ -1,273 +1,107 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Executing the program again, as it is on disk now: same process, same children, same
-//! descriptors (execve(2)).
+//! descriptors (execve(2)). Or leaving all that to the next process.
 //!
-//! What is under way is waited for; then the new program is asked whether it understands the
-//! snapshot ([`check`]), which costs nothing if it does not. After that nothing more is begun:
-//! what is said is flushed, the last record written, and the descriptors are put where
-//! sd_listen_fds(3) looks for them.
+//! What can fail is done first. Then who has asked gets the answer, what is said is flushed, and
+//! nothing is left to be done.
 
 use super::descriptors::{c_strings, environment_with, in_a_row};
-use super::{End, Name, Snapshot, State};
+use super::upgrade::{FLUSH_WITHIN, Upgrade, Way, refuse};
+use super::{End, Name};
 use crate::api;
-use crate::core::{Event, Request, Time};
-use crate::engine::poller::Token;
-use crate::engine::spawn::{Output, Process, spawn, try_wait};
-use crate::engine::{Engine, LAST_WORDS, Level, Record, fault, now, output};
-use crate::exec::Plan;
+use crate::engine::{Engine, LAST_WORDS, Level, Record, fault, output};
 use crate::frontend::Answer;
-use nix::fcntl::OFlag;
-use nix::unistd::{execve, pipe2};
+use nix::libc;
+use nix::unistd::execve;
 use sd_notify::NotifyState;
-use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::mpsc::Sender;
-use std::time::Duration;
 
-/// The verb of the program that says whether it can go on with a snapshot.
-pub const VERB: &str = "check-snapshot";
-/// Where it finds that.
-const CHECKED: RawFd = 3;
-/// How long it may take.
-const CHECK_WITHIN: Duration = Duration::from_secs(10);
-/// How long connections that are on their way to workers are waited for.
-const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 /// systemd is told to be so patient while there is nobody to give signs of life.
 const PATIENCE: &str = "WATCHDOG_USEC=60000000";
 /// A variable of the environment may have 128 KiB (execve(2)).
 const LONGEST_STRING: usize = 127 * 1024;
-/// Longest answer of the program that is read, in bytes.
-const LONGEST_ANSWER: u64 = 4096;
 
-/// What is to follow us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// The program as it is on disk now, in this process.
-    Execute,
-    /// Another process, which systemd starts.
-    Leave,
-}
-
-/// An upgrade that was asked for.
-pub struct Upgrade {
-    way: Way,
-    answers: Vec<Sender<Answer>>,
-    stage: Stage,
-}
-
-enum Stage {
-    /// Something is under way.
-    Waiting,
-    /// The program is asked.
-    Asked(Process, OwnedFd, Time),
-    /// Connections are on their way.
-    Flushing(Time),
-}
-
-impl Upgrade {
-    /// When something is to be done about it.
-    pub fn deadline(&self) -> Option<Time> {
-        match &self.stage {
-            Stage::Waiting => None,
-            Stage::Asked(_, _, until) | Stage::Flushing(until) => Some(*until),
-        }
-    }
-}
-
-/// `check-snapshot`: says this program's version, if it can go on with the snapshot at
-/// descriptor 3.
-///
-/// # Errors
-/// Why it cannot.
-pub fn check() -> Result<String, String> {
-    let file = File::open(format!("/proc/self/fd/{CHECKED}"));
-    let file = file.map_err(|error| format!("there is no snapshot: {error}"))?;
-    let (_, text) = Snapshot::open(OwnedFd::from(file)).map_err(|error| error.to_string())?;
-    State::parse(&text)?;
-    Ok(env!("CARGO_PKG_VERSION").to_owned())
+/// Descriptors that are ready for execve(2).
+struct Placed {
+    names: Vec<String>,
+    first: RawFd,
+    /// Closes them, if nothing comes of it.
+    _copies: Vec<OwnedFd>,
 }
 
 impl Engine {
-    /// Somebody wants another supervisor, by this way. `hurry`: a rollout is taken back.
-    pub(in super::super) fn want_upgrade(
-        &mut self,
-        way: Way,
-        hurry: bool,
-        from: Option<Sender<Answer>>,
-    ) {
-        if way == Way::Leave && !self.is_recorded() {
-            let text = "there is no systemd to start another supervisor: app-cluster upgrade \
-                        executes it again in this process";
-            return refuse(from, text);
-        }
-        let stopping = self.core.is_stopping();
-        if stopping {
-            return refuse(from, "the supervisor is stopping");
-        }
-        let upgrade = self.upgrade.get_or_insert_with(|| Upgrade {
-            way,
-            answers: Vec::new(),
-            stage: Stage::Waiting,
-        });
-        upgrade.answers.extend(from);
-        if hurry && self.core.rollout().is_some() {
-            let what = Request::Rollback;
-            self.feed(Event::Requested { from: None, what });
-        }
-    }
-
-    /// Goes on with it.
-    pub(in super::super) fn upgrade_turn(&mut self) {
-        let Some(upgrade) = &self.upgrade else {
-            return;
-        };
-        if self.core.is_stopping() {
-            return self.refuse_upgrade("the supervisor is stopping");
-        }
-        match &upgrade.stage {
-            Stage::Waiting => {
-                if !self.core.is_settled() || !self.waiting.is_empty() {
-                    return;
-                }
-                match upgrade.way {
-                    Way::Leave => self.begin_to_flush(),
-                    Way::Execute => match self.ask_program() {
-                        Ok(()) => {}
-                        Err(error) => {
-                            let text = format!("{} cannot be asked: {error}", self.program());
-                            self.refuse_upgrade(&text);
-                        }
-                    },
-                }
-            }
-            Stage::Asked(process, _, until) => {
-                if let Some(exit) = try_wait(&process.pidfd) {
-                    self.program_answered(exit == crate::core::Exit::Code(0));
-                } else if *until <= now() {
-                    let text = format!("{} did not answer", self.program());
-                    self.refuse_upgrade(&text);
-                }
-            }
-            Stage::Flushing(until) => {
-                if *until <= now() || !self.has_sockets_on_their_way() {
-                    self.leave_to_next();
-                }
-            }
-        }
-    }
-
-    /// The program that is executed: what was at our own path when we were started.
-    fn program(&self) -> String {
-        self.program.display().to_string()
-    }
-
-    fn ask_program(&mut self) -> io::Result<()> {
-        self.write_record(End::Killed)?;
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&reader, true)?;
-        let plan = Plan {
-            directory: "/".to_owned(),
-            program: self.program(),
-            arguments: vec!["app-cluster".to_owned(), VERB.to_owned()],
-            ..Plan::default()
-        };
-        let snapshot = self.recorder.snapshot()?;
-        let passed = [(snapshot.as_fd(), CHECKED)];
-        let output = Output::Pipe(writer.as_fd());
-        let process = spawn(&plan, &BTreeMap::new(), &passed, output)?;
-        self.poller.add(&process.pidfd, Token::Program)?;
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.stage = Stage::Asked(process, reader, now() + CHECK_WITHIN);
-        }
-        Ok(())
-    }
-
-    fn program_answered(&mut self, understands: bool) {
-        let Some(Upgrade {
-            stage: Stage::Asked(process, reader, _),
-            ..
-        }) = &self.upgrade
-        else {
-            return;
-        };
-        self.poller.remove(&process.pidfd);
-        let mut text = Vec::new();
-        if let Ok(copy) = reader.try_clone() {
-            let _ = File::from(copy).take(LONGEST_ANSWER).read_to_end(&mut text);
-        }
-        let text = String::from_utf8_lossy(&text);
-        let said: String = text.trim().chars().filter(|c| !c.is_control()).collect();
-        let settled = self.core.is_settled() && self.waiting.is_empty();
-        if understands && !settled {
-            // Something was begun meanwhile.
-            if let Some(upgrade) = &mut self.upgrade {
-                upgrade.stage = Stage::Waiting;
-            }
-            return;
-        }
-        if !understands {
-            let text = format!(
-                "{} cannot go on from here, nothing was changed: {said}\n  hint: `systemctl \
-                 restart` starts it without the workers that run",
-                self.program()
-            );
-            return self.refuse_upgrade(&text);
-        }
-        let text = format!(
-            "executing {} again: version {} → {said}",
-            self.program(),
-            env!("CARGO_PKG_VERSION")
-        );
-        self.log(Record::plain(Level::Info, text));
-        self.begin_to_flush();
-    }
-
-    fn begin_to_flush(&mut self) {
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.stage = Stage::Flushing(now() + FLUSH_WITHIN);
-        }
-        self.rest();
-        // Perhaps there is nothing to wait for.
-        if !self.has_sockets_on_their_way() {
-            self.leave_to_next();
-        }
-    }
-
-    /// Whether nothing new is to be begun.
-    pub(in super::super) fn is_handing_over(&self) -> bool {
-        let stage = self.upgrade.as_ref().map(|upgrade| &upgrade.stage);
-        matches!(stage, Some(Stage::Flushing(_)))
-    }
-
-    fn refuse_upgrade(&mut self, why: &str) {
-        let Some(upgrade) = self.upgrade.take() else {
-            return;
-        };
-        if let Stage::Asked(process, ..) = &upgrade.stage {
-            self.poller.remove(&process.pidfd);
-            let kill = rustix::process::Signal::KILL;
-            let _ = rustix::process::pidfd_send_signal(&process.pidfd, kill);
-        }
-        self.log(Record::plain(Level::Error, format!("not upgraded: {why}")));
-        for answers in upgrade.answers {
-            refuse(Some(answers), why);
-        }
-        self.node_goes_on();
-    }
-
     /// The point of no return.
-    fn leave_to_next(&mut self) {
+    pub(super) fn leave_to_next(&mut self) {
         let Some(upgrade) = self.upgrade.take() else {
             return;
         };
         fault::point("before-hand-over");
-        let end = match upgrade.way {
-            Way::Execute => End::Executed,
-            Way::Leave => End::Left,
+        let prepared = match upgrade.way {
+            Way::Execute => self.prepare_to_execute().map(Some),
+            Way::Leave => self.prepare_to_leave().map(|()| None),
         };
+        let placed = match prepared {
+            Ok(placed) => placed,
+            Err(error) => return self.stay(upgrade, &error),
+        };
+        self.control.halt();
+        self.answer_upgrade(upgrade);
+        self.audience.end();
+        self.answer_last_calls();
+        self.open.settle(LAST_WORDS);
+        match placed {
+            Some(placed) => self.execute(&placed),
+            None => self.leave(),
+        }
+    }
+
+    fn prepare_to_execute(&mut self) -> io::Result<Placed> {
+        for worker in self.held.keys().copied().collect::<Vec<_>>() {
+            self.end_questions(worker);
+        }
+        // What they have read is in the record; one that cannot write may lose some of it.
+        output::still(FLUSH_WITHIN);
+        self.write_record(End::Executed)?;
+        let all = self.all_descriptors();
+        let (names, sockets): (Vec<String>, Vec<BorrowedFd<'_>>) = all.into_iter().unzip();
+        let longest = names.iter().map(|name| name.len() + 1).sum::<usize>();
+        if longest >= LONGEST_STRING {
+            return Err(io::Error::other("there are too many descriptors"));
+        }
+        let (first, copies) = in_a_row(&sockets).map_err(|error| {
+            let text = format!("{error} (is LimitNOFILE= too low?)");
+            io::Error::new(error.kind(), text)
+        })?;
+        Ok(Placed {
+            names,
+            first,
+            _copies: copies,
+        })
+    }
+
+    fn prepare_to_leave(&mut self) -> io::Result<()> {
+        self.write_record(End::Left)?;
+        self.store_all()?;
+        self.runtime.say_keep().map_err(|error| {
+            io::Error::other(format!("it cannot be said that the workers stay: {error}"))
+        })
+    }
+
+    /// Nothing comes of it.
+    fn stay(&mut self, upgrade: Upgrade, error: &io::Error) {
+        let text = format!("the supervisor stays as it is: {error}");
+        self.log(Record::plain(Level::Error, format!("not upgraded: {text}")));
+        for answers in upgrade.answers {
+            refuse(Some(answers), &text);
+        }
+        output::go_on();
+        self.recorder.outdate();
+        self.node_goes_on();
+    }
+
+    fn answer_upgrade(&self, upgrade: Upgrade) {
         let message = match upgrade.way {
             Way::Execute => "the program is executed again",
             Way::Leave => "the supervisor leaves the workers to the next one",
@@ -282,63 +116,44 @@ impl Engine {
                 changes: None,
             })));
         }
-        self.audience.end();
-        self.open.settle(LAST_WORDS);
-        if end == End::Executed {
-            // What they have read is in the record; one that cannot write may lose some of it.
-            output::still(FLUSH_WITHIN);
-        }
-        let done = self.write_record(end);
-        match (done, upgrade.way) {
-            (Err(error), _) => {
-                let text = format!("not upgraded, the snapshot cannot be written: {error}");
-                self.log(Record::plain(Level::Error, text));
-                output::go_on();
-                self.node_goes_on();
-            }
-            (Ok(()), Way::Leave) => {
-                if let Err(error) = self.runtime.say_keep() {
-                    let text =
-                        format!("the supervisor stays, it cannot say that it leaves: {error}");
-                    self.log(Record::plain(Level::Error, text));
-                    self.recorder.outdate();
-                    return self.node_goes_on();
+    }
+
+    /// Calls that came at the last moment. Nobody else comes in: who connects from now on waits
+    /// for the next supervisor.
+    fn answer_last_calls(&mut self) {
+        while let Ok(ask) = self.calls.try_recv() {
+            let answer = match ask.call {
+                api::Call::GetStatus {} => Answer::Status(Box::new(self.status())),
+                _ => {
+                    let message = "the supervisor is being replaced: ask again".to_owned();
+                    Answer::Final(Err(api::Error::InProgress { message }))
                 }
-                let _ = self.store_all();
-                self.journal.finish(LAST_WORDS);
-                // Nothing may be dropped: it would take away what the workers use.
-                std::process::exit(0);
-            }
-            (Ok(()), Way::Execute) => self.execute(),
+            };
+            let _ = ask.answers.send(answer);
         }
     }
 
-    /// Becomes the program; if the new one cannot be executed all the same, the one that runs.
-    fn execute(&mut self) {
-        let all = self.all_descriptors();
-        let (names, sockets): (Vec<String>, Vec<BorrowedFd<'_>>) = all.into_iter().unzip();
-        let longest = names.iter().map(|name| name.len() + 1).sum::<usize>();
-        let placed = match longest {
-            ..LONGEST_STRING => in_a_row(&sockets),
-            _ => Err(io::Error::other("there are too many descriptors")),
-        };
-        let (first, _placed) = match placed {
-            Ok(placed) => placed,
-            Err(error) => {
-                let text = format!("not upgraded: {error} (is LimitNOFILE= too low?)");
-                self.log(Record::plain(Level::Error, text));
-                output::go_on();
-                return self.node_goes_on();
+    fn leave(&mut self) {
+        self.journal.finish(LAST_WORDS);
+        // Told to stop meanwhile: then it is not the next one's business.
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            if [libc::SIGTERM, libc::SIGQUIT, libc::SIGINT].contains(&(info.ssi_signo as i32)) {
+                let _ = self.runtime.say_ending();
             }
-        };
-        for worker in self.held.keys().copied().collect::<Vec<_>>() {
-            self.end_questions(worker);
         }
-        self.systemd
-            .say(&[NotifyState::Watchdog, NotifyState::Custom(PATIENCE)]);
+        // Nothing may be dropped: it would take away what the workers use.
+        std::process::exit(0);
+    }
+
+    /// Becomes the program; if the new one cannot be executed all the same, the one that runs.
+    fn execute(&mut self, placed: &Placed) {
+        if self.watchdog.is_some() {
+            self.systemd
+                .say(&[NotifyState::Watchdog, NotifyState::Custom(PATIENCE)]);
+        }
         self.journal.finish(LAST_WORDS);
         let arguments = c_strings(std::env::args_os());
-        let environment = environment_with(&names, first);
+        let environment = environment_with(&placed.names, placed.first);
         fault::point("before-exec");
         let paths = [self.program().into_bytes(), b"/proc/self/exe".to_vec()];
         for path in paths {
@@ -370,13 +185,5 @@ impl Engine {
         let connections = connections.map(|(name, fd)| (name.to_string(), fd));
         let ours = ours.chain(outputs).chain(companion);
         lines.chain(ours).chain(connections).collect()
-    }
-}
-
-fn refuse(from: Option<Sender<Answer>>, why: &str) {
-    if let Some(answers) = from {
-        let _ = answers.send(Answer::Final(Err(api::Error::CannotUpgrade {
-            message: why.to_owned(),
-        })));
     }
 }

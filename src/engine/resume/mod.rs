@@ -15,13 +15,14 @@ mod record;
 mod snapshot;
 mod state;
 mod strangers;
+mod upgrade;
 
-pub use execute::{Upgrade, VERB as CHECK_VERB, Way, check};
 pub use names::{Name, PREFIX};
 pub use record::Recorder;
 pub use snapshot::Snapshot;
 pub use state::{End, Identity, State, boot_id};
 pub use strangers::Strangers;
+pub use upgrade::{Upgrade, VERB as CHECK_VERB, Way, check};
 
 use super::listeners::{Listener, Passed};
 use crate::config::Config;
@@ -90,29 +91,37 @@ impl Resumed {
                 "{attempts} supervisors have ended while they took over from it"
             ));
         }
-        let state = State::parse(&text)?;
+        let state = Resumed::read(&text)?;
         if state.end == End::Stopped {
             return Ok(None);
         }
         if state.app != app {
             return Err(format!("it is that of the app {:?}", state.app));
         }
-        if state.boot != boot_id() {
-            return Err("it was written before the last boot".to_owned());
-        }
-        state
-            .core
-            .check_snapshot(super::now())
-            .map_err(|why| format!("it makes no sense: {why}"))?;
-        if !state.releases.contains_key(&state.core.generation()) {
-            return Err("it lacks the configuration that serves".to_owned());
-        }
-        state.core.check_snapshot(crate::engine::now())?;
         Ok(Some(Resumed {
             state,
             snapshot,
             kept,
         }))
+    }
+
+    /// What a record says, if it can be gone on from here and now.
+    ///
+    /// # Errors
+    /// What is wrong about it, for people.
+    pub fn read(text: &[u8]) -> Result<State, String> {
+        let state = State::parse(text)?;
+        if state.boot != boot_id() {
+            return Err("it was written before the last boot".to_owned());
+        }
+        if !state.releases.contains_key(&state.core.generation()) {
+            return Err("it lacks the configuration that serves".to_owned());
+        }
+        state
+            .core
+            .check_snapshot(super::now())
+            .map_err(|why| format!("it makes no sense: {why}"))?;
+        Ok(state)
     }
 }
 

@@ -131,7 +131,9 @@ impl Recorder {
 impl Engine {
     /// Whether there is somebody who would start another supervisor with what we leave.
     pub(in super::super) fn is_recorded(&self) -> bool {
-        self.unit.is_some() && self.systemd.is_there()
+        // Sockets of our own would be closed with us.
+        let sockets = self.inherited || self.listeners.is_empty();
+        self.unit.is_some() && self.systemd.is_there() && sockets
     }
 
     /// At the end of a turn.

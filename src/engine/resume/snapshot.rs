@@ -97,6 +97,9 @@ impl Snapshot {
             if !(OLDEST_FORMAT..=FORMAT).contains(&header.format) {
                 return Err(Unreadable::Format(header.format));
             }
+            // What is written next must not take the place of the one that is whole.
+            let torn = header.number != number;
+            let number = number + u64::from(torn);
             return Ok((Snapshot { file, number }, text));
         }
         Err(Unreadable::Torn)
@@ -257,7 +260,17 @@ mod tests {
         // The number of the torn one is not used again.
         let place = PLACE + HEADER as u64;
         snapshot.file.write_all_at(b"S", place).expect("written");
-        assert_eq!(reopen(&snapshot), Ok((2, b"first".to_vec())));
+        let (number, text) = reopen(&snapshot).expect("the first");
+        assert_eq!((number, &*text), (3, &b"first"[..]));
+        // Torn once more, while the next one writes.
+        let fd = snapshot.file.try_clone().expect("a copy").into();
+        let (mut next, _) = Snapshot::open(fd).expect("the first");
+        let copy = next.file.try_clone().expect("a copy");
+        let mut seen = None;
+        let look = || seen = Some(Snapshot::open(copy.into()).map(|(_, text)| text));
+        next.write(b"third", look).expect("written");
+        assert_eq!(seen, Some(Ok(b"first".to_vec())));
+        assert_eq!(reopen(&next).map(|(_, text)| text), Ok(b"third".to_vec()));
     }
 
     #[test]
