@@ -55,6 +55,12 @@ mod second;
 mod starts;
 #[path = "node/stop.rs"]
 mod stop;
+#[path = "node/upgrade.rs"]
+mod upgrade;
+#[path = "node/upgrade_queue.rs"]
+mod upgrade_queue;
+#[path = "support/upgrades.rs"]
+mod upgrades;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use node_tools::{GATE, Node, VERSIONS};
@@ -86,18 +92,21 @@ fn main() -> ExitCode {
         companion::ROWS,
         figures::ROWS,
         health::ROWS,
+        upgrade::ROWS,
+        upgrade_queue::ROWS,
     ];
     let rows = suites.concat();
+    let smoke = [starts::SMOKE, upgrade::SMOKE].concat();
     let mut trials = Vec::new();
     for version in VERSIONS {
         let rows = match full || version == GATE {
             true => rows.as_slice(),
-            false => starts::SMOKE,
+            false => &smoke,
         };
         trials.extend(rows.iter().map(|row| trial(version, *row)));
     }
     // What does not depend on the version.
-    for row in [hostile::ROWS, others::ROWS].concat() {
+    for row in [hostile::ROWS, others::ROWS, upgrade::OTHERS].concat() {
         trials.push(trial(GATE, row));
     }
     libtest_mimic::run(&args, trials).exit_code()

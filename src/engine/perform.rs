@@ -188,7 +188,7 @@ impl Engine {
             held.tail = Some(output::show(style, &self.name, whose, pid, pipe)?);
         }
         self.poller.add(&held.process.pidfd, Token::Exit(worker))?;
-        if let Some(talk) = &held.talk {
+        if let Some(talk) = held.talk.as_ref().filter(|t| !t.channel().has_ended()) {
             self.poller.add(talk.channel(), Token::Channel(worker))?;
         }
         self.poller.add(&held.notify, Token::Notify(worker))
@@ -282,16 +282,22 @@ impl Engine {
         let _ = pidfd_send_signal(&held.process.pidfd, rustix::process::Signal::KILL);
     }
 
-    fn release(&mut self, worker: WorkerId) {
+    /// Ends commands that ask after a worker: nobody waits for them.
+    pub(super) fn end_questions(&mut self, worker: WorkerId) {
         self.end_check(worker);
+        let probe = self.held.get_mut(&worker).and_then(|h| h.probe.take());
+        if let Some(probe) = probe {
+            self.poller.remove(&probe.pidfd);
+            let _ = pidfd_send_signal(&probe.pidfd, rustix::process::Signal::KILL);
+        }
+    }
+
+    fn release(&mut self, worker: WorkerId) {
+        self.end_questions(worker);
         self.end_talk(worker);
         if let Some(held) = self.held.remove(&worker) {
             self.poller.remove(&held.process.pidfd);
             self.poller.remove(&held.notify);
-            if let Some(probe) = held.probe {
-                self.poller.remove(&probe.pidfd);
-                let _ = pidfd_send_signal(&probe.pidfd, rustix::process::Signal::KILL);
-            }
             if let Some(tail) = held.tail {
                 self.tails.push_back((worker, tail));
                 if self.tails.len() > KEPT_TAILS {

@@ -141,6 +141,19 @@ fn what_went_on_goes_on() {
     });
     let told = status.slots[0].last_exit.clone().unwrap_or_default();
     assert!(told.contains("SIGKILL"), "{told}");
+    // Also of one that ends just then.
+    for _ in 0..scale(10, 3) {
+        let (pid, before) = (dev.pids()[0], dev.line_count());
+        let next = dev.status().incarnation + 1;
+        dev.signal(Signal::SIGUSR2);
+        dev.wait_for_line_after(before, "executing /");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a kill");
+        let status = dev.until("its replacement", |s| {
+            s.incarnation == next && s.workers.ready == 2 && s.slots[0].pid != Some(pid)
+        });
+        let told = status.slots[0].last_exit.clone().unwrap_or_default();
+        assert!(told.contains("SIGKILL"), "{told}\n{}", dev.output());
+    }
     // One that is not well is found.
     upgrade(&dev);
     let other = dev.pids()[1];

@@ -19,7 +19,7 @@ pub const ROWS: &[Row] = &[
     ("bun_is_refused", bun),
 ];
 
-fn deno_app(node: &Node) -> Result<App, String> {
+pub fn deno_app(node: &Node) -> Result<App, String> {
     let package = "@deno/linux-x64-glibc";
     let directory = packages("deno", &[&format!("{package}@2.9.6")])?;
     let deno = directory.join("node_modules").join(package).join("deno");

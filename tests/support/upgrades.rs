@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Having a supervisor execute its program again.
 
+#![allow(dead_code)] // each test uses its part
+
 use crate::dev::Dev;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

@@ -109,13 +109,10 @@ impl Engine {
             watched
                 .and_then(|()| self.poller.add(&channel, Token::CompanionChannel))
                 .ok()?;
-            let tail = match (self.style, output) {
-                (Some(style), Some(pipe)) => {
-                    let output = (pipe, running.begun);
-                    output::show(style, &self.name, Whose::Companion, process.pid, output).ok()
-                }
-                _ => None,
-            };
+            let tail = self.style.zip(output).and_then(|(style, pipe)| {
+                let (pid, output) = (process.pid, (pipe, running.begun));
+                output::show(style, &self.name, Whose::Companion, pid, output).ok()
+            });
             Some(Running {
                 rules: self.companion_rules(running.generation),
                 process,

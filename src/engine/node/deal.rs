@@ -114,7 +114,7 @@ impl Engine {
                 if steered && !dealt {
                     continue; // See `watch_lines`.
                 }
-                let more = dealt && !self.is_handing_over() && self.deal_from(listener, line);
+                let more = dealt && self.deal_from(listener, line);
                 let interest = match more && self.taker(listener, line).is_some() {
                     true => Interest::Connection,
                     false => Interest::Hangup,
@@ -149,6 +149,9 @@ impl Engine {
 
     /// Hands over what waits in a line. `false`: nobody takes anything now.
     pub(in super::super) fn deal_from(&mut self, listener: usize, line: usize) -> bool {
+        if self.is_handing_over() {
+            return false; // It is for the next supervisor.
+        }
         for _ in 0..BATCH {
             let Some(worker) = self.taker(listener, line) else {
                 return false;

@@ -9,6 +9,7 @@
 mod deal;
 mod explain;
 mod extras;
+mod go_on;
 mod handed;
 mod heard;
 mod keep;

@@ -24,10 +24,6 @@ impl Engine {
             at: now(),
             from_version: state.version,
         });
-        if exact {
-            // Who has died meanwhile is ours to bury.
-            self.reap_orphans();
-        }
         if exact && self.core.said_ready() {
             self.systemd_knows();
         }
@@ -56,6 +52,10 @@ impl Engine {
         for (worker, exit) in gone {
             self.feed(Event::Exited { worker, exit });
         }
+        if exact {
+            // Who has died meanwhile is ours to bury; how workers ended is known by now.
+            self.reap_orphans();
+        }
         for worker in self.held.keys().copied().collect::<Vec<_>>() {
             self.catch_up_with(worker);
         }
@@ -77,7 +77,9 @@ impl Engine {
         let notify = kept.take(Name::Notify(id));
         let channel = kept.take(Name::Channel(id));
         let output = kept.take(Name::Output(id));
+        let path = self.runtime.notify(id);
         let Some(identity) = worker.process.or_else(|| self.find(id)) else {
+            let _ = std::fs::remove_file(path);
             return Err(Exit::Unknown);
         };
         let how = pidfd.as_ref().map(|fd| fd.try_clone());
@@ -87,9 +89,9 @@ impl Engine {
             .is_none_or(|cgroup| cgroup.worker_of(identity.pid) == Some(id));
         let Some(pidfd) = reopen(pidfd, identity).filter(|_| trusted) else {
             let ended = how.and_then(Result::ok).and_then(|fd| try_wait(&fd));
+            let _ = std::fs::remove_file(path);
             return Err(ended.unwrap_or(Exit::Unknown));
         };
-        let path = self.runtime.notify(id);
         let notify = match notify {
             Some(fd) => Ok(NotifySocket::on(fd, &path)),
             None => NotifySocket::bind(&path),

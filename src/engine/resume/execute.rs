@@ -7,6 +7,7 @@
 //! what is said is flushed, the last record written, and the descriptors are put where
 //! sd_listen_fds(3) looks for them.
 
+use super::descriptors::{c_strings, environment_with, in_a_row};
 use super::{End, Name, Snapshot, State};
 use crate::api;
 use crate::core::{Event, Request, Time};
@@ -17,19 +18,15 @@ use crate::exec::Plan;
 use crate::frontend::Answer;
 use nix::fcntl::OFlag;
 use nix::unistd::{execve, pipe2};
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-/// Where the descriptors begin, if not at 3 (a variable of the listenfd crate).
-const FIRST: &str = "LISTEN_FDS_FIRST_FD";
 /// The verb of the program that says whether it can go on with a snapshot.
 pub const VERB: &str = "check-snapshot";
 /// Where it finds that.
@@ -40,6 +37,8 @@ const CHECK_WITHIN: Duration = Duration::from_secs(10);
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 /// systemd is told to be so patient while there is nobody to give signs of life.
 const PATIENCE: &str = "WATCHDOG_USEC=60000000";
+/// A variable of the environment may have 128 KiB (execve(2)).
+const LONGEST_STRING: usize = 127 * 1024;
 /// Longest answer of the program that is read, in bytes.
 const LONGEST_ANSWER: u64 = 4096;
 
@@ -201,6 +200,14 @@ impl Engine {
         }
         let text = String::from_utf8_lossy(&text);
         let said: String = text.trim().chars().filter(|c| !c.is_control()).collect();
+        let settled = self.core.is_settled() && self.waiting.is_empty();
+        if understands && !settled {
+            // Something was begun meanwhile.
+            if let Some(upgrade) = &mut self.upgrade {
+                upgrade.stage = Stage::Waiting;
+            }
+            return;
+        }
         if !understands {
             let text = format!(
                 "{} cannot go on from here, nothing was changed: {said}\n  hint: `systemctl \
@@ -290,12 +297,17 @@ impl Engine {
                 self.node_goes_on();
             }
             (Ok(()), Way::Leave) => {
-                if self.runtime.say_keep().is_ok() {
-                    let _ = self.store_all();
-                    self.journal.finish(LAST_WORDS);
-                    // Nothing may be dropped: it would take away what the workers use.
-                    std::process::exit(0);
+                if let Err(error) = self.runtime.say_keep() {
+                    let text =
+                        format!("the supervisor stays, it cannot say that it leaves: {error}");
+                    self.log(Record::plain(Level::Error, text));
+                    self.recorder.outdate();
+                    return self.node_goes_on();
                 }
+                let _ = self.store_all();
+                self.journal.finish(LAST_WORDS);
+                // Nothing may be dropped: it would take away what the workers use.
+                std::process::exit(0);
             }
             (Ok(()), Way::Execute) => self.execute(),
         }
@@ -305,7 +317,12 @@ impl Engine {
     fn execute(&mut self) {
         let all = self.all_descriptors();
         let (names, sockets): (Vec<String>, Vec<BorrowedFd<'_>>) = all.into_iter().unzip();
-        let (first, _placed) = match in_a_row(&sockets) {
+        let longest = names.iter().map(|name| name.len() + 1).sum::<usize>();
+        let placed = match longest {
+            ..LONGEST_STRING => in_a_row(&sockets),
+            _ => Err(io::Error::other("there are too many descriptors")),
+        };
+        let (first, _placed) = match placed {
             Ok(placed) => placed,
             Err(error) => {
                 let text = format!("not upgraded: {error} (is LimitNOFILE= too low?)");
@@ -314,6 +331,9 @@ impl Engine {
                 return self.node_goes_on();
             }
         };
+        for worker in self.held.keys().copied().collect::<Vec<_>>() {
+            self.end_questions(worker);
+        }
         self.systemd
             .say(&[NotifyState::Watchdog, NotifyState::Custom(PATIENCE)]);
         self.journal.finish(LAST_WORDS);
@@ -359,50 +379,4 @@ fn refuse(from: Option<Sender<Answer>>, why: &str) {
             message: why.to_owned(),
         })));
     }
-}
-
-/// Copies of descriptors that outlive execve(2), under successive numbers: the first, and what
-/// closes them again. Above all that are open: a thread that waits in accept(2) has its number
-/// already (dup2(2) fails with EBUSY).
-fn in_a_row(all: &[BorrowedFd<'_>]) -> io::Result<(RawFd, Vec<OwnedFd>)> {
-    let open = std::fs::read_dir("/proc/self/fd")?.flatten();
-    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-    let first = numbers.max().unwrap_or(2) + 1;
-    let mut copies = Vec::new();
-    for (fd, wanted) in all.iter().zip(first..) {
-        let copy = fcntl_dupfd_cloexec(fd, wanted)?;
-        if copy.as_raw_fd() != wanted {
-            return Err(io::Error::other(format!("descriptor {wanted} is in use")));
-        }
-        copies.push(copy);
-    }
-    for copy in &copies {
-        fcntl_setfd(copy, FdFlags::empty())?;
-    }
-    Ok((first, copies))
-}
-
-/// Our own, but for the descriptors that are announced.
-fn environment_with(names: &[String], first: RawFd) -> Vec<CString> {
-    let announced = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", FIRST];
-    let variables = std::env::vars_os();
-    let variables = variables.filter(|(name, _)| !announced.iter().any(|own| name == own));
-    let variables = variables.map(|(mut name, value)| {
-        name.push("=");
-        name.push(value);
-        name
-    });
-    let added = [
-        format!("LISTEN_FDS={}", names.len()),
-        format!("LISTEN_FDNAMES={}", names.join(":")),
-        format!("LISTEN_PID={}", std::process::id()),
-        format!("{FIRST}={first}"),
-    ];
-    c_strings(variables.chain(added.map(OsString::from)))
-}
-
-fn c_strings(words: impl Iterator<Item = OsString>) -> Vec<CString> {
-    words
-        .filter_map(|word| CString::new(word.into_vec()).ok())
-        .collect()
 }

@@ -8,6 +8,7 @@
 //! goes on from there; [`strangers`] are processes that nobody knows of.
 
 mod adopt;
+mod descriptors;
 mod execute;
 mod names;
 mod record;
@@ -23,7 +24,6 @@ pub use state::{End, Identity, State, boot_id};
 pub use strangers::Strangers;
 
 use super::listeners::{Listener, Passed};
-use super::spawn::has_ended;
 use crate::config::Config;
 use crate::core::Time;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -172,8 +172,8 @@ impl Lines {
     }
 }
 
-/// A pidfd of a process that is still there: `kept`, or another one if its pid has not been
-/// given to another process.
+/// A pidfd of a process that is still there, even if only to be waited for: `kept`, or another
+/// one if its pid has not been given to another process.
 pub fn reopen(kept: Option<OwnedFd>, process: Identity) -> Option<OwnedFd> {
     let kept = kept.filter(|fd| pid_of(fd).is_some_and(|pid| pid == process.pid || pid == -1));
     let pidfd = match kept {
@@ -181,7 +181,7 @@ pub fn reopen(kept: Option<OwnedFd>, process: Identity) -> Option<OwnedFd> {
         None => pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?,
     };
     // Looked at now, the pid is that of the descriptor's process, or that is gone.
-    (!has_ended(&pidfd) && process.is_there()).then_some(pidfd)
+    process.is_there().then_some(pidfd)
 }
 
 /// The pid behind a pidfd (/proc/self/fdinfo); -1: it is gone. `None`: it is none.

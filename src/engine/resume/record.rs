@@ -268,7 +268,8 @@ impl Engine {
 
     /// Everything, as it is now.
     fn state(&self, end: End) -> StateRef<'_> {
-        let exact = end == End::Executed;
+        // Whoever leaves hears and says nothing more either.
+        let exact = matches!(end, End::Executed | End::Left);
         let mut workers: BTreeMap<WorkerId, Worker> = BTreeMap::new();
         for known in self.core.workers() {
             let held = self.held.get(&known.id);

@@ -242,3 +242,92 @@ fn a_descriptor_waits_until_what_is_before_it_has_been_read() {
     let count = theirs.read(&mut read).expect("read");
     assert_eq!(&read[..count], b"4\n");
 }
+
+/// Takes over from `ours`, which is gone.
+fn successor(ours: &Channel, exact: bool) -> Channel {
+    let state = serde_json::to_string(&ours.unfinished(exact)).expect("JSON");
+    let copy = ours.as_fd().try_clone_to_owned().expect("a copy");
+    let mut next = Channel::on(copy);
+    next.go_on(serde_json::from_str(&state).expect("the same"));
+    next
+}
+
+/// Everything that arrives at the other end while `ours` sends, until it has nothing more.
+fn drain(ours: &mut Channel, theirs: &mut UnixStream) -> String {
+    theirs.set_nonblocking(true).expect("a flag");
+    let (mut all, mut bytes) = (Vec::new(), vec![0; 65_536]);
+    loop {
+        match theirs.read(&mut bytes) {
+            Ok(count) => all.extend_from_slice(&bytes[..count]),
+            Err(_) if !ours.wants_to_send() => return String::from_utf8(all).expect("UTF-8"),
+            Err(_) => ours.flush(),
+        }
+    }
+}
+
+#[test]
+fn a_line_that_was_begun_is_completed_by_the_next() {
+    for exact in [true, false] {
+        let (mut ours, mut theirs) = pair();
+        let long = format!("{}\n", "a".repeat(900_000));
+        ours.send(long.clone().into_bytes(), None);
+        assert!(ours.take_changed() && !ours.take_changed());
+        ours.send(b"waits\n".to_vec(), None);
+        assert!(!ours.take_changed(), "nothing of it is sent");
+        // Not even the second in a row loses anything.
+        let mut next = successor(&successor(&ours, exact), exact);
+        next.send(b"new\n".to_vec(), None);
+        let waits = if exact { "waits\n" } else { "" };
+        let got = drain(&mut next, &mut theirs);
+        assert!(
+            got == format!("{long}{waits}new\n"),
+            "{exact}: {}",
+            got.len()
+        );
+        assert!(next.take_changed(), "it is complete");
+    }
+}
+
+#[test]
+fn what_was_received_of_a_line_goes_to_the_next() {
+    let (mut ours, mut theirs) = pair();
+    theirs.write_all(b"\"a").expect("write");
+    assert_eq!(lines(&mut ours), [""; 0]);
+    let mut next = successor(&ours, true);
+    theirs.write_all(b"b\"\n").expect("write");
+    assert_eq!(lines(&mut next), ["\"ab\""]);
+    assert!(!next.take_torn());
+    // Of one that was killed it is not known.
+    assert!(successor(&ours, false).take_torn());
+}
+
+#[test]
+fn lines_wait_for_the_descriptors_that_they_had() {
+    let (mut ours, theirs) = pair();
+    let (mut there, _unused) = pair();
+    there.socket = theirs.into();
+    let handle = || {
+        Some(Arc::new(OwnedFd::from(
+            UnixStream::pair().expect("a pair").0,
+        )))
+    };
+    ours.send(vec![b'x'; 400_000], None);
+    ours.send(b"1\n".to_vec(), handle());
+    ours.send(b"2\n".to_vec(), handle());
+    ours.send(b"3\n".to_vec(), None);
+    let mut next = successor(&ours, true);
+    assert_eq!(next.owing(), 2);
+    next.supply(None);
+    next.supply(handle());
+    assert_eq!(next.owing(), 0);
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        got.extend(lines(&mut there));
+        next.flush();
+    }
+    assert!(got[0].ends_with("x2"), "{}", got[0].len());
+    assert_eq!(got[1], "3");
+    assert!(there.take_descriptor().is_some() && there.take_descriptor().is_none());
+    // Who was killed has nothing but what it had begun.
+    assert_eq!(successor(&ours, false).owing(), 0);
+}
