@@ -36,14 +36,12 @@ struct RunningState {
 impl Companion {
     /// What is to be kept. `exact`: nothing more will be said or heard.
     pub fn state(&self, exact: bool) -> CompanionState {
-        let running = self.running.as_ref().and_then(|running| {
-            Some(RunningState {
-                process: Identity::of(running.process.pid)?,
-                generation: running.generation,
-                since: running.since,
-                stop: running.stop,
-                unfinished: running.channel.unfinished(exact),
-            })
+        let running = self.running.as_ref().map(|running| RunningState {
+            process: Identity::from(&running.process),
+            generation: running.generation,
+            since: running.since,
+            stop: running.stop,
+            unfinished: running.channel.unfinished(exact),
         });
         CompanionState {
             running,
@@ -83,6 +81,7 @@ impl Engine {
             channel.go_on(running.unfinished);
             let process = Process {
                 pid: running.process.pid,
+                started: running.process.started,
                 pidfd,
             };
             let watched = self.poller.add(&process.pidfd, Token::CompanionExit);

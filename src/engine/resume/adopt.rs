@@ -40,7 +40,7 @@ impl Engine {
             match self.adopt(id, worker, &lines, &mut kept) {
                 Ok(pid) if !told => found.push((id, pid)),
                 Ok(_) => {}
-                Err(exit) if recorded => gone.push((id, exit)),
+                Err(exit) if recorded || told => gone.push((id, exit)),
                 Err(_) => {} // It was never spawned.
             }
             fault::point("mid-adoption");
@@ -100,6 +100,7 @@ impl Engine {
         let mut held = Held {
             process: Process {
                 pid: identity.pid,
+                started: identity.started,
                 pidfd,
             },
             notify,

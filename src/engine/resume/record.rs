@@ -260,7 +260,7 @@ impl Engine {
         for known in self.core.workers() {
             let held = self.held.get(&known.id);
             let worker = Worker {
-                process: held.and_then(|held| Identity::of(held.process.pid)),
+                process: held.map(|held| Identity::from(&held.process)),
                 lines: held.map(|held| held.lines.clone()).unwrap_or_default(),
                 talk: held.and_then(|held| Some(held.talk.as_ref()?.state(exact))),
             };

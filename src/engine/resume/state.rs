@@ -8,6 +8,7 @@ use crate::core::{GenerationId, Supervisor, WorkerId};
 use crate::engine::companion::CompanionState;
 use crate::engine::node::{PrimaryState, TalkState};
 use crate::engine::release::Release;
+use crate::engine::spawn::Process;
 use crate::engine::tree::Stat;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +21,16 @@ pub struct Identity {
     pub pid: i32,
     /// When it was started, in clock ticks since the boot (proc_pid_stat(5)).
     pub started: u64,
+}
+
+impl From<&Process> for Identity {
+    /// Also of one that is gone.
+    fn from(process: &Process) -> Identity {
+        Identity {
+            pid: process.pid,
+            started: process.started,
+        }
+    }
 }
 
 impl Identity {
