@@ -36,3 +36,7 @@ mod serving;
 mod signals;
 #[path = "foreground/startup.rs"]
 mod startup;
+#[path = "foreground/upgrade.rs"]
+mod upgrade;
+#[path = "support/upgrades.rs"]
+mod upgrades;

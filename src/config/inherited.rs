@@ -56,7 +56,11 @@ mod tests {
         let text = "command = \"/bin/true\"\nenvironment = { TRIGGER_UNIT = \"mine\" }\n";
         let config = Config::parse(text, "web.toml").expect("a configuration");
         let before = [("INVOCATION_ID", "1"), ("A", "1"), ("MANAGERPID", "3")];
-        let after = [("INVOCATION_ID", "2"), ("JOURNAL_STREAM", "8:9"), ("A", "2")];
+        let after = [
+            ("INVOCATION_ID", "2"),
+            ("JOURNAL_STREAM", "8:9"),
+            ("A", "2"),
+        ];
         let (mut old, new) = (launch(&config, &before), launch(&config, &after));
         let changes = Changes::between((&config, &old, &[]), (&config, &new, &[]));
         assert_eq!(changes.lines(), ["variables changed: A"]);

@@ -130,7 +130,9 @@ impl Supervisor {
             said("has done something in the future"),
         )?;
         let sane = worker.hold <= LONG
-            && worker.watchdog.is_none_or(|every| !every.is_zero() && every <= LONG)
+            && worker
+                .watchdog
+                .is_none_or(|every| !every.is_zero() && every <= LONG)
             && worker.probes < MANY_SMALL
             && worker.checkup.bad < MANY_SMALL
             && worker.pid.is_none_or(|pid| pid > 1);

@@ -251,7 +251,11 @@ impl Engine {
             Some(resumed) => {
                 let state = &mut resumed.state;
                 let core = state.core.clone();
-                let releases = std::mem::take(&mut state.releases);
+                let mut releases = std::mem::take(&mut state.releases);
+                for release in releases.values_mut() {
+                    let own = crate::config::inherited_environment();
+                    release.launch.renew(&release.config, own);
+                }
                 let blocking = releases
                     .get(&core.generation())
                     .is_some_and(|r| r.config.blocking);

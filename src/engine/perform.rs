@@ -132,7 +132,8 @@ impl Engine {
             lines,
             talk: start.map(|start| start.talk),
         };
-        let watched = self.watch(worker, slot, &mut held, pipe.map(|(reader, _)| reader));
+        let output = pipe.map(|(reader, _)| (reader, Vec::new()));
+        let watched = self.watch(worker, slot, &mut held, output);
         self.held.insert(worker, held);
         if let Err(error) = watched {
             // What cannot be watched must not run.
@@ -178,7 +179,7 @@ impl Engine {
         worker: WorkerId,
         slot: SlotId,
         held: &mut Held,
-        output: Option<OwnedFd>,
+        output: Option<(OwnedFd, Vec<u8>)>,
     ) -> io::Result<()> {
         if let (Some(style), Some(pipe)) = (self.style, output) {
             let pid = held.process.pid;

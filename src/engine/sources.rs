@@ -268,6 +268,8 @@ impl Engine {
             let text = serde_json::to_string(slot).unwrap_or_default();
             self.log(Record::plain(Level::Info, text));
         }
+        let text = format!("{} changes were recorded", self.recorder.changes);
+        self.log(Record::plain(Level::Debug, text));
     }
 
     fn take_calls(&mut self) {

@@ -207,7 +207,14 @@ pub fn whole(b: &TestBox, when: &str, workers: usize) {
 fn killed_while_it_stops(b: &TestBox) {
     prepare(b);
     app::start(b, &config(""));
-    let all = ["stopping", "worker-draining", "after-signal", "worker-exited", "before-end", "after-end"];
+    let all = [
+        "stopping",
+        "worker-draining",
+        "after-signal",
+        "worker-exited",
+        "before-end",
+        "after-end",
+    ];
     for point in &all[scale(0, 3)..scale(all.len(), 5)] {
         app::all_ready(b, WORKERS);
         b.write(FAULT, point);
@@ -218,7 +225,11 @@ fn killed_while_it_stops(b: &TestBox) {
         });
         b.run(&["systemctl", "start", SERVICE]).ok();
         whole(b, point, WORKERS);
-        assert_eq!(incarnation(b), 1, "{point}: taken over from one that has ended");
+        assert_eq!(
+            incarnation(b),
+            1,
+            "{point}: taken over from one that has ended"
+        );
         app::all_slots_answer(b, WORKERS);
     }
 }

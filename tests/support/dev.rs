@@ -8,7 +8,7 @@
 mod tools;
 
 #[allow(unused_imports)] // each test uses its part
-pub use tools::{Said, WITHIN, get, install, scale, wait};
+pub use tools::{Said, WITHIN, get, install, install_text, scale, wait};
 
 use app_cluster::api::{SlotStatus, Status};
 use nix::sys::signal::{Signal, kill};

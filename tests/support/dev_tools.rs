@@ -125,3 +125,10 @@ pub fn install(from: &Path, to: &Path) {
     assert!(install.status().expect("install(1)").success());
     std::fs::rename(&new, to).expect("a program in place");
 }
+
+/// Writes a program of this text to where it can be executed.
+pub fn install_text(to: &Path, text: &str) {
+    let source = to.with_extension("source");
+    std::fs::write(&source, text).expect("a file");
+    install(&source, to);
+}

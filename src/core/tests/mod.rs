@@ -170,6 +170,8 @@ impl Sim {
         let older = self.crashes.is_armed().then(|| crash::Record::of(self));
         let actions = self.core.handle(self.now, event);
         before.check(self, &actions);
+        let spawns = |a: &Action| matches!(a, Action::Spawn { .. });
+        assert!(actions.is_sorted_by_key(spawns), "spawns come last");
         if let Some(crash) = self.crashes.next(older, &self.core, &actions) {
             self.crash_during(crash, actions);
             return;

@@ -75,6 +75,33 @@ fn answers_that_are_lost_are_asked_for_again() {
     assert!(sim.core.worker(canary).is_some_and(|w| w.settled));
 }
 
+/// It was about to be heard whether it has given its sign of life.
+#[test]
+fn signs_of_life_are_owed_from_now_on() {
+    let mut p = policy(1);
+    p.watchdog = Some(ms(1_000));
+    let mut sim = Sim::new(p, Script::default());
+    sim.run(ms(500));
+    let worker = WorkerId(1);
+    let due = sim
+        .core
+        .timers
+        .get(Timer::Watchdog(worker))
+        .expect("it owes one");
+    for heard in [false, true] {
+        let mut core = sim.core.clone();
+        if heard {
+            assert_eq!(core.handle(due, Event::Wake), [Action::Hear { worker }]);
+        }
+        let now = due + ms(300);
+        for exact in [true, false] {
+            core.handle(now, Event::Resumed { exact });
+            let again = core.timers.get(Timer::Watchdog(worker));
+            assert_eq!(again, Some(now + ms(1_000)));
+        }
+    }
+}
+
 #[test]
 fn a_worker_that_said_that_it_is_ready_to_nobody_is_looked_at() {
     let mut sim = Sim::new(policy(2), Script::default());

@@ -62,6 +62,18 @@ impl Backlog {
         self.take(worker)
     }
 
+    /// All of them, those that came first ahead.
+    pub fn texts(&self) -> Vec<(WorkerId, String)> {
+        let lines = self.lines.iter();
+        let all = lines.flat_map(|(worker, line)| line.messages.iter().map(|m| (*worker, m)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by_key(|(_, (number, _))| *number);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let all = all.into_iter();
+        all.map(|(worker, (_, bytes))| (worker, text(bytes)))
+            .collect()
+    }
+
     fn take(&mut self, worker: WorkerId) -> Option<Vec<u8>> {
         let line = self.lines.get_mut(&worker)?;
         let message = line.pop()?;
@@ -94,6 +106,9 @@ mod tests {
         lost += backlog.push(quiet, b"last".to_vec());
         assert_eq!(backlog.len() + lost, 1_000_002);
         assert!(backlog.bytes <= MAX_WAITING && lost > 900_000);
+        let texts = backlog.texts();
+        assert_eq!(texts.first(), Some(&(quiet, "first".to_owned())));
+        assert_eq!(texts.last(), Some(&(quiet, "last".to_owned())));
         assert_eq!(backlog.pop().as_deref(), Some(&b"first"[..]));
         for n in lost..1_000_000 {
             assert_eq!(backlog.pop(), Some(n.to_string().into_bytes()));

@@ -2,10 +2,11 @@
 //! What of the companion goes to the next supervisor.
 
 use super::super::cgroup::COMPANION;
+use super::super::output::{self, Whose};
 use super::super::spawn::Process;
 use super::super::{Engine, Level};
-use super::{Channel, Companion, Interest, Running, Stop, Token};
-use crate::core::{GenerationId, Time};
+use super::{Backlog, Channel, Companion, Interest, Running, Stop, Token};
+use crate::core::{GenerationId, Time, WorkerId};
 use crate::engine::resume::{Identity, Kept, Name, reopen};
 use crate::protocol::node::channel::Unfinished;
 use serde::{Deserialize, Serialize};
@@ -18,9 +19,15 @@ pub struct CompanionState {
     failures: u32,
     restarts: u64,
     last_exit: Option<String>,
+    /// When it is started again.
+    #[serde(default)]
+    retry: Option<Time>,
     lost: u64,
     undelivered: u64,
     wrong: u64,
+    /// Messages that wait for it.
+    #[serde(default)]
+    backlog: Vec<(WorkerId, String)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,6 +38,16 @@ struct RunningState {
     stop: Stop,
     #[serde(default)]
     unfinished: Unfinished,
+    /// The beginning of a line of its output (foreground).
+    #[serde(default)]
+    begun: Vec<u8>,
+}
+
+impl CompanionState {
+    /// Its process id, if it runs.
+    pub fn pid(&self) -> Option<i32> {
+        Some(self.running.as_ref()?.process.pid)
+    }
 }
 
 impl Companion {
@@ -42,6 +59,10 @@ impl Companion {
             since: running.since,
             stop: running.stop,
             unfinished: running.channel.unfinished(exact),
+            begun: match &running.tail {
+                Some(tail) if exact => tail.begun(),
+                _ => Vec::new(),
+            },
         });
         CompanionState {
             running,
@@ -51,6 +72,11 @@ impl Companion {
             lost: self.lost,
             undelivered: self.undelivered,
             wrong: self.wrong,
+            retry: self.retry,
+            backlog: match exact {
+                true => self.backlog.texts(),
+                false => Vec::new(),
+            },
         }
     }
 
@@ -76,6 +102,7 @@ impl Engine {
         let found = state.running.and_then(|running| {
             let pidfd = kept.take(Name::CompanionProcess);
             let channel = kept.take(Name::CompanionChannel)?;
+            let output = kept.take(Name::CompanionOutput);
             let pidfd = reopen(pidfd, running.process)?;
             let mut channel = Channel::on(channel);
             channel.go_on(running.unfinished);
@@ -88,6 +115,13 @@ impl Engine {
             watched
                 .and_then(|()| self.poller.add(&channel, Token::CompanionChannel))
                 .ok()?;
+            let tail = match (self.style, output) {
+                (Some(style), Some(pipe)) => {
+                    let output = (pipe, running.begun);
+                    output::show(style, &self.name, Whose::Companion, process.pid, output).ok()
+                }
+                _ => None,
+            };
             Some(Running {
                 rules: self.companion_rules(running.generation),
                 process,
@@ -96,7 +130,7 @@ impl Engine {
                 generation: running.generation,
                 since: running.since,
                 stop: running.stop,
-                tail: None,
+                tail,
             })
         });
         if found.is_none()
@@ -106,18 +140,26 @@ impl Engine {
             cgroup.kill(COMPANION);
             cgroup.remove(COMPANION);
         }
+        let mut backlog = Backlog::default();
+        let mut lost = state.lost;
+        for (worker, text) in state.backlog {
+            lost += backlog.push(worker, text.into_bytes());
+        }
         self.companion = Companion {
             running: found,
+            backlog,
+            retry: state.retry,
             failures: state.failures,
             restarts: state.restarts,
             last_exit: state.last_exit,
-            lost: state.lost,
+            lost,
             undelivered: state.undelivered,
             wrong: state.wrong,
             ..Companion::default()
         };
         if self.companion.is_running() {
             self.about_companion(Level::Info, "goes on", None);
+            self.pump_companion();
         }
     }
 }

@@ -69,6 +69,7 @@ impl Engine {
         if let Some(running) = &mut self.companion.running {
             running.stop = stop;
         }
+        self.recorder.outdate();
     }
 
     /// The generation that should have one.
@@ -84,6 +85,7 @@ impl Engine {
         match self.spawn_companion(generation, now) {
             Ok(running) => {
                 self.companion.running = Some(running);
+                self.recorder.outdate();
                 let text = format!("started, generation {generation}");
                 self.about_companion(Level::Info, &text, Some(id::COMPANION_STARTED));
                 self.pump_companion();
@@ -155,7 +157,8 @@ impl Engine {
         let watch = || -> io::Result<_> {
             let mut tail = None;
             if let (Some(style), Some((reader, _))) = (self.style, pipe) {
-                let shown = output::show(style, &self.name, Whose::Companion, pid, reader)?;
+                let output = (reader, Vec::new());
+                let shown = output::show(style, &self.name, Whose::Companion, pid, output)?;
                 tail = Some(shown);
             }
             self.poller.add(&process.pidfd, Token::CompanionExit)?;
@@ -266,6 +269,7 @@ impl Engine {
             self.about_companion(Level::Warning, &text, Some(id::COMPANION_ENDED));
         }
         self.companion.last_exit = Some(exit.to_string());
+        self.recorder.outdate();
         if let Some(running) = self.companion.running.take() {
             self.poller.remove(&running.process.pidfd);
             if !running.channel.has_ended() {

@@ -157,6 +157,9 @@ impl Engine {
         let Some(running) = &mut self.companion.running else {
             return;
         };
+        if running.channel.take_changed() {
+            self.recorder.outdate();
+        }
         let wanted = match (
             running.channel.is_clogged(),
             running.channel.wants_to_send(),
@@ -186,10 +189,15 @@ impl Engine {
         };
         for one in received {
             match one {
-                Received::Line(line) => match parse(&line) {
-                    Ok(message) => self.companion_said(message),
-                    Err(why) => self.companion_was_wrong(&why, &line),
-                },
+                Received::Line(line) => {
+                    let running = self.companion.running.as_mut();
+                    let torn = running.is_some_and(|running| running.channel.take_torn());
+                    match parse(&line) {
+                        Ok(message) => self.companion_said(message),
+                        Err(_) if torn => {}
+                        Err(why) => self.companion_was_wrong(&why, &line),
+                    }
+                }
                 Received::TooLong { length, handle } => {
                     self.companion_was_wrong(&format!("it is {length} bytes long"), b"");
                     if handle {

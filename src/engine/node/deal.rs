@@ -30,9 +30,11 @@ const REST_MAX: Duration = Duration::from_secs(1);
 
 /// A connection that we have accepted.
 pub struct Parcel {
-    connection: Arc<OwnedFd>,
-    listener: usize,
-    line: usize,
+    pub connection: Arc<OwnedFd>,
+    pub listener: usize,
+    pub line: usize,
+    /// What tells it from the others that we have.
+    pub number: u64,
 }
 
 /// What a worker has been sent and has not answered for.
@@ -59,7 +61,9 @@ impl Flight {
 #[derive(Default)]
 pub struct Dealer {
     /// Accepted, and taken by nobody so far: a worker has given it back.
-    waiting: VecDeque<Parcel>,
+    pub waiting: VecDeque<Parcel>,
+    /// How many have been accepted.
+    pub accepted: u64,
     /// How many have been handed over.
     count: u64,
     /// Somebody may take one now who did not before.
@@ -155,11 +159,12 @@ impl Engine {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match accept_with(&socket.fd, flags) {
                 Ok(connection) => {
-                    let connection = Arc::new(connection);
+                    self.node.dealer.accepted += 1;
                     let parcel = Parcel {
-                        connection,
+                        connection: Arc::new(connection),
                         listener,
                         line,
+                        number: self.node.dealer.accepted,
                     };
                     self.give(worker, parcel);
                 }
@@ -244,6 +249,7 @@ impl Engine {
         let Some(talk) = self.talk(worker) else {
             return;
         };
+        talk.settle(seq);
         match talk.flights.remove(&seq) {
             None => return,
             Some(Flight::Question) => self.answered(worker, true),

@@ -96,7 +96,10 @@ impl Engine {
         let places = talks.flat_map(|t| t.servers.iter().map(|s| s.place));
         let used: Vec<Place> = places.collect();
         let is_used = |e: &Extra| used.contains(&Place::Extra(e.name));
-        self.node.extras.retain(is_used);
+        if !self.node.extras.iter().all(is_used) {
+            self.node.extras.retain(is_used);
+            self.recorder.outdate();
+        }
     }
 }
 

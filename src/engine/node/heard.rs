@@ -94,6 +94,7 @@ impl Engine {
         }
         self.drop_extras();
         self.steering.outdate();
+        self.recorder.outdate();
         self.deal_soon();
         self.lives_anew(worker);
     }
@@ -103,6 +104,9 @@ impl Engine {
     }
 
     fn preload_said(&mut self, worker: WorkerId, said: Preload) {
+        if matches!(said, Preload::Hello { .. } | Preload::Draining { .. }) {
+            self.recorder.outdate();
+        }
         let Some(talk) = self.talk(worker) else {
             return;
         };
@@ -126,6 +130,9 @@ impl Engine {
 
     /// A socket that was sent has arrived, or has not.
     fn arrived(&mut self, worker: WorkerId, well: bool) {
+        if well && self.talk(worker).is_some_and(|talk| talk.unsettled) {
+            return; // See `Talk::settle`.
+        }
         let Some(sent) = self.talk(worker).and_then(|t| t.handles.pop_front()) else {
             // More of these than sockets would make Node abort; us they concern little.
             self.misheard(worker, "it acknowledges a socket that was not sent", b"");

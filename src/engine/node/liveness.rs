@@ -28,7 +28,7 @@ pub struct Life {
     /// How long it took to answer.
     pub lag: Option<Duration>,
     /// The core knows that it is blocked.
-    told: bool,
+    pub told: bool,
     /// The core waits for its answer.
     on_trial: bool,
 }

@@ -82,6 +82,10 @@ pub struct Talk {
     clogged: u64,
     interest: Interest,
     vitals: vitals::Vitals,
+    /// It may acknowledge sockets that another supervisor has sent, which was killed.
+    unsettled: bool,
+    /// See [`keep`]: what the one before us had sent.
+    left: Vec<keep::SentState>,
 }
 
 /// A server that a worker has, or wants.
@@ -116,6 +120,8 @@ pub struct Primary {
     retry: Option<Time>,
     /// The file that workers load ahead of the app.
     preload: Option<PathBuf>,
+    /// Connections that the one before us had accepted.
+    left: Vec<keep::Left>,
 }
 
 impl Primary {
@@ -154,6 +160,8 @@ impl Talk {
             clogged: 0,
             interest: Interest::Connection,
             vitals: vitals::Vitals::default(),
+            unsettled: false,
+            left: Vec::new(),
         }
     }
 
@@ -215,6 +223,9 @@ impl Engine {
         let Some(talk) = self.held.get_mut(&worker).and_then(|h| h.talk.as_mut()) else {
             return;
         };
+        if talk.channel.take_changed() {
+            self.recorder.outdate();
+        }
         if talk.channel.has_ended() {
             return;
         }
@@ -249,6 +260,7 @@ impl Engine {
         self.deal_soon();
         self.drained(worker);
         self.steering.outdate();
+        self.recorder.outdate();
     }
 
     /// What a worker that is gone leaves.

@@ -82,6 +82,7 @@ impl Engine {
                 listening: false,
             });
         }
+        self.recorder.outdate();
         if dealt {
             let name = self.name_for(place, &query);
             let ack = seq;
@@ -144,7 +145,7 @@ impl Engine {
     }
 
     /// The socket for a query; as an error, what the app sees as `error.errno`.
-    fn find_place(&mut self, worker: WorkerId, query: &Query) -> Result<Place, i32> {
+    pub(super) fn find_place(&mut self, worker: WorkerId, query: &Query) -> Result<Place, i32> {
         if query.kind == Kind::Udp {
             let text = "it wants to receive UDP, which is not supported yet: it gets EOPNOTSUPP";
             self.about_once(worker, Level::Error, text);
@@ -199,6 +200,7 @@ impl Engine {
 
     /// It listens.
     pub(super) fn listens(&mut self, worker: WorkerId, said: &Query) {
+        self.recall_server(worker, said);
         let extras: Vec<(u64, Option<u16>)> =
             self.node.extras.iter().map(|e| (e.name, e.port)).collect();
         let port_of = |place: Place| match place {
@@ -227,6 +229,7 @@ impl Engine {
         };
         server.listening = true;
         let place = server.place;
+        self.recorder.outdate();
         if let Some(line) = self.line_at(place) {
             // The worker's own listen(2) has shortened the queue for all.
             let _ = line.restore_backlog();

@@ -181,6 +181,7 @@ impl Engine {
             self.disconnect(worker);
         }
         self.steering.outdate();
+        self.recorder.outdate();
     }
 
     /// Whether a worker is on its way out, so that nothing new is begun with it.

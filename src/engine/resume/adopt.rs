@@ -45,6 +45,7 @@ impl Engine {
             }
             fault::point("mid-adoption");
         }
+        self.restore_connections();
         self.resume_companion(state.companion, &mut kept);
         for (worker, pid) in found {
             self.feed(Event::Spawned { worker, pid });
@@ -113,6 +114,7 @@ impl Engine {
                 .and_then(|talk| Talk::resume(talk, channel, lines)),
         };
         let slot = self.core.worker(id).map_or(SlotId(0), |w| w.slot);
+        let output = output.map(|pipe| (pipe, worker.begun));
         let watched = self.watch(id, slot, &mut held, output);
         self.held.insert(id, held);
         if watched.is_err() {

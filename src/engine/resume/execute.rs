@@ -12,7 +12,7 @@ use crate::api;
 use crate::core::{Event, Request, Time};
 use crate::engine::poller::Token;
 use crate::engine::spawn::{Output, Process, spawn, try_wait};
-use crate::engine::{Engine, LAST_WORDS, Level, Record, fault, now};
+use crate::engine::{Engine, LAST_WORDS, Level, Record, fault, now, output};
 use crate::exec::Plan;
 use crate::frontend::Answer;
 use nix::fcntl::OFlag;
@@ -87,7 +87,7 @@ pub fn check() -> Result<String, String> {
     let file = File::open(format!("/proc/self/fd/{CHECKED}"));
     let file = file.map_err(|error| format!("there is no snapshot: {error}"))?;
     let (_, text) = Snapshot::open(OwnedFd::from(file)).map_err(|error| error.to_string())?;
-    State::parse(&text)?;
+    State::parse(&text)?.check(now())?;
     Ok(env!("CARGO_PKG_VERSION").to_owned())
 }
 
@@ -277,11 +277,16 @@ impl Engine {
         }
         self.audience.end();
         self.open.settle(LAST_WORDS);
+        if end == End::Executed {
+            // What they have read is in the record; one that cannot write may lose some of it.
+            output::still(FLUSH_WITHIN);
+        }
         let done = self.write_record(end);
         match (done, upgrade.way) {
             (Err(error), _) => {
                 let text = format!("not upgraded, the snapshot cannot be written: {error}");
                 self.log(Record::plain(Level::Error, text));
+                output::go_on();
                 self.node_goes_on();
             }
             (Ok(()), Way::Leave) => {
@@ -292,12 +297,7 @@ impl Engine {
                     std::process::exit(0);
                 }
             }
-            (Ok(()), Way::Execute) => {
-                self.systemd
-                    .say(&[NotifyState::Watchdog, NotifyState::Custom(PATIENCE)]);
-                self.journal.finish(LAST_WORDS);
-                self.execute()
-            }
+            (Ok(()), Way::Execute) => self.execute(),
         }
     }
 
@@ -309,7 +309,9 @@ impl Engine {
             Ok(placed) => placed,
             Err(error) => {
                 let text = format!("not upgraded: {error} (is LimitNOFILE= too low?)");
-                return self.log(Record::plain(Level::Error, text));
+                self.log(Record::plain(Level::Error, text));
+                output::go_on();
+                return self.node_goes_on();
             }
         };
         self.systemd
@@ -344,7 +346,10 @@ impl Engine {
         });
         let companion = self.companion.output();
         let companion = companion.map(|pipe| (Name::CompanionOutput.to_string(), pipe));
-        lines.chain(ours).chain(outputs).chain(companion).collect()
+        let connections = self.connections();
+        let connections = connections.map(|(name, fd)| (name.to_string(), fd));
+        let ours = ours.chain(outputs).chain(companion);
+        lines.chain(ours).chain(connections).collect()
     }
 }
 

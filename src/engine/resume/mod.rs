@@ -19,7 +19,7 @@ pub use execute::{Upgrade, VERB as CHECK_VERB, Way, check};
 pub use names::{Name, PREFIX};
 pub use record::Recorder;
 pub use snapshot::Snapshot;
-pub use state::{End, Identity, State, boot_id};
+pub use state::{End, Identity, MANY, State, boot_id};
 pub use strangers::Strangers;
 
 use super::listeners::{Listener, Passed};
@@ -100,14 +100,8 @@ impl Resumed {
         if state.boot != boot_id() {
             return Err("it was written before the last boot".to_owned());
         }
-        state
-            .core
-            .check_snapshot(super::now())
-            .map_err(|why| format!("it makes no sense: {why}"))?;
-        if !state.releases.contains_key(&state.core.generation()) {
-            return Err("it lacks the configuration that serves".to_owned());
-        }
-        state.core.check_snapshot(crate::engine::now())?;
+        let sane = state.check(super::now());
+        sane.map_err(|why| format!("it makes no sense: {why}"))?;
         Ok(Some(Resumed {
             state,
             snapshot,

@@ -25,6 +25,9 @@ pub enum Name {
     Output(WorkerId),
     /// A socket that was opened because a worker had asked for it, by its name.
     Extra(u64),
+    /// A connection that was accepted and has not been taken by a worker (re-exec only), by its
+    /// number.
+    Connection(u64),
     /// The companion's pidfd.
     CompanionProcess,
     /// Our end of the companion's channel.
@@ -46,6 +49,7 @@ impl Name {
             Some(("channel", which)) => worker(which).map(Name::Channel),
             Some(("output", which)) => worker(which).map(Name::Output),
             Some(("extra", which)) => which.parse().ok().map(Name::Extra),
+            Some(("connection", which)) => which.parse().ok().map(Name::Connection),
             Some(("companion", "pidfd")) => Some(Name::CompanionProcess),
             Some(("companion", "channel")) => Some(Name::CompanionChannel),
             Some(("companion", "output")) => Some(Name::CompanionOutput),
@@ -65,6 +69,7 @@ impl fmt::Display for Name {
             Name::Channel(worker) => write!(f, "channel.{worker}"),
             Name::Output(worker) => write!(f, "output.{worker}"),
             Name::Extra(name) => write!(f, "extra.{name}"),
+            Name::Connection(number) => write!(f, "connection.{number}"),
             Name::CompanionProcess => f.write_str("companion.pidfd"),
             Name::CompanionChannel => f.write_str("companion.channel"),
             Name::CompanionOutput => f.write_str("companion.output"),
@@ -87,6 +92,7 @@ mod tests {
             Name::Channel(w),
             Name::Output(w),
             Name::Extra(3),
+            Name::Connection(4),
             Name::CompanionProcess,
             Name::CompanionChannel,
             Name::CompanionOutput,

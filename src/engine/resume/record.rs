@@ -23,6 +23,8 @@ pub struct Recorder {
     outdated: bool,
     /// systemd's store is not what it should be.
     incomplete: bool,
+    /// How often something has changed.
+    pub changes: u64,
     /// What systemd's store has.
     stored: BTreeSet<String>,
     /// What it has that is not what it should be.
@@ -42,6 +44,7 @@ impl Recorder {
             snapshot,
             outdated: true,
             incomplete: true,
+            changes: 0,
             stored: stored.into_iter().collect(),
             replaced: Vec::new(),
             incarnation,
@@ -53,6 +56,7 @@ impl Recorder {
     /// Something has changed that the next supervisor has to know.
     pub fn outdate(&mut self) {
         self.outdated = true;
+        self.changes += 1;
     }
 
     /// Takes note of what the core wants done: all but questions follow from something that it
@@ -68,7 +72,9 @@ impl Recorder {
                     | Action::Measure { .. }
             )
         };
-        self.outdated |= !actions.iter().all(question);
+        if !actions.iter().all(question) {
+            self.outdate();
+        }
     }
 
     /// What a worker says once counts for ever: how long it may take, or how often it gives a
@@ -76,7 +82,9 @@ impl Recorder {
     pub fn hear(&mut self, event: &Event) {
         if let Event::Notified { what, .. } = event {
             let again = matches!(what, Notification::Watchdog | Notification::Status(_));
-            self.outdated |= !again;
+            if !again {
+                self.outdate();
+            }
         }
     }
 
@@ -263,6 +271,10 @@ impl Engine {
                 process: held.map(|held| Identity::from(&held.process)),
                 lines: held.map(|held| held.lines.clone()).unwrap_or_default(),
                 talk: held.and_then(|held| Some(held.talk.as_ref()?.state(exact))),
+                begun: match held.and_then(|held| held.tail.as_ref()) {
+                    Some(tail) if exact => tail.begun(),
+                    _ => Vec::new(),
+                },
             };
             workers.insert(known.id, worker);
         }
@@ -283,7 +295,7 @@ impl Engine {
             lines: lines.collect(),
             files: files.collect(),
             inherited: self.inherited,
-            node: self.node.state(),
+            node: self.node_state(exact),
             companion: self.companion.state(exact),
         }
     }

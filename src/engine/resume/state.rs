@@ -4,7 +4,7 @@
 //! Fields that are added later have a default, so that a snapshot of the version before can be
 //! read; see [`super::snapshot::FORMAT`].
 
-use crate::core::{GenerationId, Supervisor, WorkerId};
+use crate::core::{GenerationId, Supervisor, Time, WorkerId};
 use crate::engine::companion::CompanionState;
 use crate::engine::node::{PrimaryState, TalkState};
 use crate::engine::release::Release;
@@ -13,6 +13,9 @@ use crate::engine::tree::Stat;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// More than we ever count to.
+pub const MANY: u64 = 1 << 48;
 
 /// A process, told from another one that has its pid later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +109,9 @@ pub struct Worker {
     pub lines: Vec<Option<usize>>,
     /// What is said over its channel, if it has one.
     pub talk: Option<TalkState>,
+    /// The beginning of a line of its output (foreground).
+    #[serde(default)]
+    pub begun: Vec<u8>,
 }
 
 /// [`State`], to be written.
@@ -134,6 +140,45 @@ impl State {
     /// What is wrong about it, for people.
     pub fn parse(text: &[u8]) -> Result<State, String> {
         serde_json::from_slice(text).map_err(|error| error.to_string())
+    }
+}
+
+impl State {
+    /// Whether it can be gone on from at `now`.
+    ///
+    /// # Errors
+    /// What makes no sense, for people.
+    pub fn check(&self, now: Time) -> Result<(), String> {
+        self.core.check_snapshot(now)?;
+        let says = |holds: bool, wrong: &str| holds.then_some(()).ok_or_else(|| wrong.to_owned());
+        says(
+            self.releases.contains_key(&self.core.generation()),
+            "it lacks the configuration that serves",
+        )?;
+        let known = self.core.workers().map(|worker| worker.id);
+        says(
+            known.eq(self.workers.keys().copied()),
+            "it is about other workers than it has decided upon",
+        )?;
+        let own = std::process::id() as i32;
+        let processes = self.workers.values().filter_map(|w| w.process);
+        let mut pids: Vec<i32> = processes.map(|process| process.pid).collect();
+        pids.extend(self.companion.pid());
+        pids.sort_unstable();
+        says(
+            pids.iter().all(|pid| *pid > 1 && *pid != own)
+                && pids.is_sorted_by(|one, next| one < next),
+            "a process is none of ours, or counts twice",
+        )?;
+        says(
+            self.incarnation < MANY && self.node.is_sane(),
+            "a number is too high",
+        )?;
+        let talks = self.workers.values().filter_map(|w| w.talk.as_ref());
+        says(
+            talks.into_iter().all(TalkState::is_sane),
+            "a number is too high",
+        )
     }
 }
 

@@ -58,6 +58,10 @@ struct Waiting {
     /// How many of them have been sent.
     sent: usize,
     handle: Option<Arc<OwnedFd>>,
+    /// A part of it has been sent, perhaps by another supervisor.
+    begun: bool,
+    /// Its descriptor is still to be supplied.
+    owes: bool,
 }
 
 /// Our end of a channel. Both descriptors of a pair are CLOEXEC.
@@ -83,6 +87,8 @@ pub struct Channel {
     bare: bool,
     /// The next line may lack its beginning.
     torn: bool,
+    /// See [`Channel::take_changed`].
+    changed: bool,
 }
 
 /// What goes from one supervisor to the next.
@@ -91,8 +97,11 @@ pub struct Unfinished {
     /// The beginning of a line; `None`: not known.
     received: Option<Vec<u8>>,
     dropping: Option<(usize, bool)>,
-    /// Lines, or the rest of one.
+    /// Lines; the first may be the rest of one.
     to_send: Vec<Vec<u8>>,
+    begun: bool,
+    /// Which of them are to be sent with a descriptor.
+    with_descriptor: Vec<usize>,
 }
 
 impl Channel {
@@ -130,31 +139,74 @@ impl Channel {
             parted: false,
             bare: false,
             torn: false,
+            changed: false,
         }
     }
 
-    /// Lines of which a part has been sent; `exact`: also those that wait, and what has been
-    /// received of a line, since nothing more will be. What waits with a descriptor is lost.
+    /// A line of which a part has been sent; `exact`: also those that wait, and what has been
+    /// received of a line, since nothing more will be.
     pub fn unfinished(&self, exact: bool) -> Unfinished {
-        let begun = |waiting: &&Waiting| exact || waiting.sent > 0;
-        let bare = |waiting: &&Waiting| waiting.handle.is_none() || waiting.sent > 0;
-        let lines = self.waiting.iter().filter(begun).filter(bare);
+        let lines = self.waiting.iter().filter(|one| exact || one.begun);
+        let with = lines.clone().enumerate();
+        let with = with.filter(|(_, one)| one.owes || (one.handle.is_some() && one.sent == 0));
         Unfinished {
             received: exact.then(|| self.partial.clone()),
             dropping: self.dropping.filter(|_| exact),
+            begun: self.waiting.front().is_some_and(|one| one.begun),
+            with_descriptor: with.map(|(n, _)| n).collect(),
             to_send: lines.map(|w| w.bytes[w.sent..].to_vec()).collect(),
         }
     }
 
-    /// Goes on with it.
+    /// Goes on with it. Lines that are to be sent with a descriptor wait for
+    /// [`Channel::supply`].
     pub fn go_on(&mut self, unfinished: Unfinished) {
         // Who was killed may have read the beginning of what comes first.
         self.torn = unfinished.received.is_none();
         self.partial = unfinished.received.unwrap_or_default();
         self.dropping = unfinished.dropping;
-        for line in unfinished.to_send {
-            self.send(line, None);
+        // What was sent last may not have been read.
+        self.bare = true;
+        for (n, bytes) in unfinished.to_send.into_iter().enumerate() {
+            self.waiting_bytes += bytes.len();
+            self.waiting.push_back(Waiting {
+                bytes,
+                sent: 0,
+                handle: None,
+                begun: n == 0 && unfinished.begun,
+                owes: unfinished.with_descriptor.contains(&n),
+            });
         }
+        self.flush();
+    }
+
+    /// How many lines wait for their descriptors.
+    pub fn owing(&self) -> usize {
+        self.waiting.iter().filter(|one| one.owes).count()
+    }
+
+    /// Gives the first of them its descriptor; `None`: the line is not sent.
+    pub fn supply(&mut self, handle: Option<Arc<OwnedFd>>) {
+        let Some(at) = self.waiting.iter().position(|one| one.owes) else {
+            return;
+        };
+        match handle {
+            Some(handle) => {
+                self.waiting[at].handle = Some(handle);
+                self.waiting[at].owes = false;
+            }
+            None => {
+                let one = self.waiting.remove(at);
+                self.waiting_bytes -= one.map_or(0, |one| one.bytes.len());
+            }
+        }
+        self.flush();
+    }
+
+    /// Whether something else of a line has been sent than what another supervisor would go on
+    /// with ([`Channel::unfinished`]); once.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Whether the line that was received first may be the end of one; once.
@@ -316,6 +368,8 @@ impl Channel {
             bytes: line,
             sent: 0,
             handle,
+            begun: false,
+            owes: false,
         });
         self.flush();
     }
@@ -323,7 +377,7 @@ impl Channel {
     /// Sends what waits, as far as the worker reads. To be called when it is writable.
     pub fn flush(&mut self) {
         self.stalled = None;
-        while let Some(first) = self.waiting.front_mut() {
+        while let Some(first) = self.waiting.front_mut().filter(|first| !first.owes) {
             let bare = first.handle.is_none();
             if self.parted && !bare && self.bare && first.sent == 0 {
                 self.bare = unread_by_peer(self.socket.as_fd()).is_ok_and(|unread| unread > 0);
@@ -348,6 +402,8 @@ impl Channel {
                     self.pause = Duration::ZERO;
                     first.sent += count;
                     self.waiting_bytes -= count;
+                    self.changed |= first.begun || first.sent < first.bytes.len();
+                    first.begun = true;
                     if first.sent == first.bytes.len() {
                         self.waiting.pop_front();
                     }
