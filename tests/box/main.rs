@@ -25,6 +25,7 @@ mod config;
 mod crash;
 mod examples;
 mod fault;
+mod fault_trust;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         third_party::TESTS,
         examples::TESTS,
         fault::TESTS,
+        fault_trust::TESTS,
         home::TESTS,
         verbs::TESTS,
         balance::TESTS,

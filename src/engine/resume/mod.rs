@@ -9,6 +9,8 @@
 
 mod adopt;
 mod execute;
+#[cfg(test)]
+mod fuzz;
 mod names;
 mod record;
 mod snapshot;
@@ -90,7 +92,12 @@ impl Resumed {
                 "{attempts} supervisors have ended while they took over from it"
             ));
         }
-        let state = State::parse(&text)?;
+        let mut state = State::parse(&text)?;
+        // It was killed before it could.
+        let executed = state.supervisor == Identity::of(std::process::id() as i32);
+        if state.end == End::Executed && !executed {
+            state.end = End::Killed;
+        }
         if state.end == End::Stopped {
             return Ok(None);
         }

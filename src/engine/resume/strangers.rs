@@ -20,7 +20,7 @@ impl Engine {
     /// `own`: processes that are in no group may be our children.
     pub(in super::super) fn meet_strangers(&mut self, own: bool) {
         let Some(cgroup) = self.cgroup.clone() else {
-            return;
+            return self.meet_strangers_by_environment();
         };
         let unplaced = if own {
             Vec::new()
@@ -53,6 +53,29 @@ impl Engine {
             // Tells when it is empty, and removes it then.
             self.remove_cgroup(group);
         }
+        self.tell_of_strangers(&asked);
+    }
+
+    /// The same where workers are in no groups: they have our notify sockets in their environment.
+    fn meet_strangers_by_environment(&mut self) {
+        let release = self.releases.get(&self.core.generation());
+        let within = release.map_or(Duration::ZERO, |r| r.config.drain_timeout);
+        let mut asked = Vec::new();
+        for (worker, pid) in tree::by_notify_socket(&self.runtime.notify_directory()) {
+            let ours = self.held.contains_key(&worker);
+            // What it has started ends with it, or is killed later.
+            let leads = tree::Stat::read(pid).is_some_and(|stat| stat.session == pid);
+            if ours || !leads {
+                continue;
+            }
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            asked.push(pid.to_string());
+            self.strangers.insert(worker, now() + within);
+        }
+        self.tell_of_strangers(&asked);
+    }
+
+    fn tell_of_strangers(&mut self, asked: &[String]) {
         if !asked.is_empty() {
             let text = format!(
                 "processes of an earlier supervisor that cannot be taken over are asked to end, \
@@ -76,11 +99,19 @@ impl Engine {
             .iter()
             .filter_map(|(group, at)| (*at <= now).then_some(*group))
             .collect();
+        if late.is_empty() {
+            return;
+        }
+        let Some(cgroup) = self.cgroup.clone() else {
+            for (worker, pid) in tree::by_notify_socket(&self.runtime.notify_directory()) {
+                if late.contains(&worker) && !self.held.contains_key(&worker) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+            return self.strangers.retain(|worker, _| !late.contains(worker));
+        };
         for group in late {
             self.strangers.remove(&group);
-            let Some(cgroup) = &self.cgroup else {
-                continue;
-            };
             if !cgroup.members(group).is_empty() && !cgroup.kill(group) {
                 for pid in cgroup.members(group) {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
