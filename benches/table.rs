@@ -4,9 +4,17 @@
 //! Machines are shared and noisy: times are medians of several runs, throughput is a
 //! ratio of two set-ups measured in turn within one run. Nothing here is asserted.
 
+#[path = "../tests/box"]
+mod boxes {
+    #[allow(dead_code, unused_imports, unused_macros, reason = "tools for tests")]
+    pub mod harness;
+}
+mod fate;
 #[path = "../tests/support/load.rs"]
 mod load;
 mod node;
+
+use boxes::harness;
 
 use load::{Kind, Load, LoadSpec};
 use std::fs;
@@ -31,6 +39,11 @@ fn main() {
         node::measure(&mut table);
         return table.print();
     }
+    // Likewise, after `make deb`.
+    if std::env::args().any(|a| a == "fate") {
+        fate::measure(&mut table);
+        return table.print();
+    }
     start_times(&mut table);
     crash_times(&mut table);
     generator_time(&mut table);
@@ -38,6 +51,7 @@ fn main() {
     idle(&mut table);
     throughput(&mut table);
     node::measure(&mut table);
+    fate::measure(&mut table);
     table.print();
 }
 

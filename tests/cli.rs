@@ -6,6 +6,8 @@
 mod broken;
 #[path = "cli/config.rs"]
 mod config;
+#[path = "cli/ended.rs"]
+mod ended;
 
 use app_cluster::cli::Arguments;
 use clap::{Command, CommandFactory};

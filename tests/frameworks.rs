@@ -16,6 +16,8 @@ mod load;
 mod packages;
 #[path = "support/node.rs"]
 mod versions;
+#[path = "support/websocket.rs"]
+mod websockets;
 
 #[path = "frameworks/app.rs"]
 mod app;

@@ -46,12 +46,26 @@ pub enum Successor {
 
 /// Waits until the supervisor of `name` is the `incarnation`th, or a later one.
 pub fn successor(name: &str, incarnation: u64, within: Duration) -> Successor {
+    await_successor(name, incarnation, within, true)
+}
+
+/// The same, but there is none once nobody listens: one that executes its program again
+/// goes on listening meanwhile.
+pub fn successor_in_place(name: &str, incarnation: u64, within: Duration) -> Successor {
+    await_successor(name, incarnation, within, false)
+}
+
+fn await_successor(name: &str, incarnation: u64, within: Duration, patient: bool) -> Successor {
     let until = Instant::now() + within;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let asked = Client::connect(name).and_then(|mut client| {
+        let connected = Client::connect(name);
+        if connected.is_err() && !patient {
+            return Successor::None;
+        }
+        let asked = connected.and_then(|mut client| {
             // One that hangs does not count, nor does it hold us up.
-            client.status_within(left.min(ANSWER).max(LOOK))
+            Ok(client.status_within(left.min(ANSWER).max(LOOK))?)
         });
         match asked {
             Ok(status) if status.incarnation >= incarnation => {
@@ -120,16 +134,32 @@ impl Client {
         Err(not_running(name))
     }
 
-    /// Everything about the app.
+    /// Everything about the app. A supervisor that ends when it has been asked is no answer: the
+    /// next one is asked, if there is one.
     pub fn status(&mut self) -> Result<api::Status, Fail> {
-        self.status_within(ANSWER)
+        let until = Instant::now() + ANSWER;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let fail = match self.status_within(left.max(LOOK)) {
+                Err(CallError::Ended(fail)) if !left.is_zero() => fail,
+                other => return Ok(other?),
+            };
+            std::thread::sleep(LOOK);
+            *self = Client::connect(&self.name).map_err(|_| fail)?;
+        }
     }
 
-    fn status_within(&mut self, time: Duration) -> Result<api::Status, Fail> {
-        self.reader.get_ref().set_read_timeout(Some(time))?;
+    fn status_within(&mut self, time: Duration) -> Result<api::Status, CallError> {
+        self.bound(Some(time))?;
         let reply: StatusReply = self.call(&Call::GetStatus {})?;
-        self.reader.get_ref().set_read_timeout(None)?;
+        self.bound(None)?;
         Ok(reply.status)
+    }
+
+    /// How long an answer may take from now on.
+    fn bound(&self, time: Option<Duration>) -> Result<(), CallError> {
+        let done = self.reader.get_ref().set_read_timeout(time);
+        done.map_err(|error| self.broken(&error))
     }
 
     /// Calls and returns the reply.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster send` and `messages`: what Node workers are told, and what they tell.
 
-use super::client::{CallError, Client, Successor, successor};
+use super::client::{CallError, Client, Successor, successor, successor_in_place};
 use super::target::Target;
 use super::{Fail, Status};
 use crate::api::{Call, Json, Outcome};
@@ -81,18 +81,22 @@ pub fn messages(target: &Target) -> Result<(), Fail> {
             // Whoever reads them has gone: that is how it ends.
             writeln!(out, "{reply}").and_then(|()| out.flush()).is_ok()
         };
-        match client.stream(&call, each) {
-            Ok(true) => {
-                errln!("{name} | the app has ended");
-                return Ok(());
-            }
+        let next = match client.stream(&call, each) {
             Ok(false) => return Ok(()),
+            Ok(true) => match successor_in_place(name, known + 1, SUCCESSOR) {
+                Successor::Is(_) => Client::connect(name)?,
+                Successor::None | Successor::Failed(_) => {
+                    errln!("{name} | the app has ended");
+                    return Ok(());
+                }
+            },
             Err(CallError::Ended(fail)) => match successor(name, known + 1, SUCCESSOR) {
-                Successor::Is(_) => client = Client::connect(name)?,
+                Successor::Is(_) => Client::connect(name)?,
                 Successor::None | Successor::Failed(_) => return Err(fail),
             },
             Err(error) => return Err(error.into()),
-        }
+        };
+        client = next;
         about = "the supervisor was replaced; messages from now on, some before may be missing";
     }
 }

@@ -37,8 +37,16 @@ sockopt_impl!(
     GetOnly,
     libc::IPPROTO_TCP,
     libc::TCP_INFO,
-    libc::tcp_info
+    [u32; 8]
 );
+// The beginning of `struct tcp_info` (nix panics where the kernel knows less than libc), of a
+// listening socket: how long its queue is, and how long it may be (tcp_get_info of the kernel).
+const QUEUE: usize = 6;
+const LONGEST_QUEUE: usize = 7;
+
+fn longest_queue(fd: &OwnedFd) -> Option<u32> {
+    Some(getsockopt(fd, TcpInfo).ok()?[LONGEST_QUEUE])
+}
 
 /// One listening socket. The descriptor is ours, CLOEXEC, and stays open until we end.
 #[derive(Debug)]
@@ -202,7 +210,7 @@ impl Line {
         Ok(Line {
             inode: nix::sys::stat::fstat(&fd)?.st_ino,
             tcp: describe(&fd).1.is_some(),
-            backlog: getsockopt(&fd, TcpInfo).ok().map(|info| info.tcpi_sacked),
+            backlog: longest_queue(&fd),
             fd,
             file,
         })
@@ -230,10 +238,8 @@ impl Line {
 
     /// Connections that wait to be accepted (the accept queue), where the kernel tells.
     pub fn waiting(&self) -> Option<u32> {
-        // For a listening socket `tcpi_unacked` is the length of its queue, `tcpi_sacked` the
-        // longest that it may have (tcp_get_info of the kernel).
         self.tcp.then_some(())?;
-        Some(getsockopt(&self.fd, TcpInfo).ok()?.tcpi_unacked)
+        Some(getsockopt(&self.fd, TcpInfo).ok()?[QUEUE])
     }
 
     /// Whether it has been shut down, so that nothing can connect.
@@ -247,9 +253,7 @@ impl Line {
     /// Undoes the smaller backlog that a worker's own listen(2) may have set. A line that was
     /// shut down is left as it is: that is to be noticed.
     pub fn restore_backlog(&self) -> nix::Result<()> {
-        let now = getsockopt(&self.fd, TcpInfo)
-            .ok()
-            .map(|info| info.tcpi_sacked);
+        let now = longest_queue(&self.fd);
         let as_it_was = now.is_some() && now == self.backlog;
         match as_it_was || self.is_shut_down() {
             true => Ok(()),

@@ -24,6 +24,10 @@ mod check;
 mod config;
 mod crash;
 mod examples;
+mod fate;
+mod fate_app;
+mod fate_end;
+mod fate_upgrade;
 mod fault;
 mod fault_trust;
 mod generator;
@@ -59,6 +63,8 @@ mod units;
 mod verbs;
 #[path = "../support/node.rs"]
 mod versions;
+#[path = "../support/websocket.rs"]
+mod websockets;
 
 use std::process::ExitCode;
 
@@ -103,6 +109,9 @@ fn main() -> ExitCode {
         sticky::TESTS,
         proxy::TESTS,
         reboot::TESTS,
+        fate::TESTS,
+        fate_end::TESTS,
+        fate_upgrade::TESTS,
     ]
     .concat();
     if args.list {
@@ -145,7 +154,7 @@ fn main() -> ExitCode {
 fn run_all(host: &'static Host, root: &Root, tests: &[Test]) -> Vec<Trial> {
     tests
         .iter()
-        .map(|test| match third_party::lacking(test.name) {
+        .map(|test| match lacking(root.suite(), test.name) {
             Some(why) => {
                 eprintln!("box: {}::{} is ignored: {why}", root.suite(), test.name);
                 harness::ignored(root.suite(), *test)
@@ -153,6 +162,11 @@ fn run_all(host: &'static Host, root: &Root, tests: &[Test]) -> Vec<Trial> {
             None => harness::trial(host, root.clone(), *test),
         })
         .collect()
+}
+
+/// Why a test does not run here.
+fn lacking(suite: &str, test: &str) -> Option<&'static str> {
+    third_party::lacking(test).or_else(|| fate::lacking(suite, test))
 }
 
 /// Whether the name given on the command line is that of a test in `suite`: a

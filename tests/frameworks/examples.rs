@@ -9,7 +9,7 @@ use crate::load::{Kind, Load, LoadSpec};
 use crate::packages::Source;
 use crate::servers::{PostgreSql, Redis};
 use crate::versions::Node;
-use crate::websocket::WebSocket;
+use crate::websockets::WebSocket;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

@@ -293,7 +293,8 @@ sockopt_impl!(
     GetOnly,
     libc::IPPROTO_TCP,
     libc::TCP_INFO,
-    libc::tcp_info
+    // The beginning of it, which all kernels have; the last one is tcpi_sacked.
+    [u32; 8]
 );
 
 /// The longest queue of the listening socket with this port that the process holds.
@@ -322,7 +323,7 @@ fn backlog_of(pid: i32, port: u16) -> u32 {
     let socket = socket.expect("a copy");
     let info = nix::sys::socket::getsockopt(&socket, TcpInfo);
     // The kernel says so there for a listening socket.
-    info.expect("TCP_INFO").tcpi_sacked
+    info.expect("TCP_INFO")[7]
 }
 
 /// A TLS session of one worker is resumed by the other.

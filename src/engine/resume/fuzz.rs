@@ -194,7 +194,8 @@ fn what_is_not_known_is_passed_over_and_what_is_wrong_told() {
         let all = v["workers"].as_object().expect("workers");
         all.keys().next().expect("a worker").clone()
     };
-    let cases: [(&str, &dyn Fn(&mut Value)); 6] = [
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(&str, Change<'_>); 6] = [
         ("future", &|v| v["core"]["now"] = json!(u64::MAX)),
         ("other workers", &|v| {
             let id = worker(v);

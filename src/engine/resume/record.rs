@@ -29,6 +29,9 @@ pub struct Recorder {
     stored: BTreeSet<String>,
     /// What it has that is not what it should be.
     replaced: Vec<String>,
+    /// This boot, and this process.
+    boot: String,
+    own: Option<Identity>,
     /// See [`crate::api::Status::incarnation`].
     pub incarnation: u64,
     /// How we took over, if we did.
@@ -47,6 +50,8 @@ impl Recorder {
             changes: 0,
             stored: stored.into_iter().collect(),
             replaced: Vec::new(),
+            boot: boot_id(),
+            own: Identity::of(std::process::id() as i32),
             incarnation,
             taken_over: None,
             complained: false,
@@ -285,8 +290,8 @@ impl Engine {
         StateRef {
             app: &self.name,
             version: env!("CARGO_PKG_VERSION"),
-            boot: boot_id(),
-            supervisor: Identity::of(std::process::id() as i32),
+            boot: &self.recorder.boot,
+            supervisor: self.recorder.own,
             end,
             incarnation: self.recorder.incarnation,
             core: &self.core,

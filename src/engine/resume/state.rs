@@ -119,7 +119,7 @@ pub struct Worker {
 pub struct StateRef<'a> {
     pub app: &'a str,
     pub version: &'a str,
-    pub boot: String,
+    pub boot: &'a str,
     pub supervisor: Option<Identity>,
     pub end: End,
     pub incarnation: u64,
