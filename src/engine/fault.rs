@@ -58,11 +58,11 @@ fn take(file: &Path, name: &str) -> Option<Wanted> {
         "-recorded" => Wanted::Recorded,
         _ => return None,
     };
-    match rest.trim() {
-        "" => fs::remove_file(file),
-        rest => fs::write(file, rest),
+    // It may be another user's: only the directory has to be ours.
+    fs::remove_file(file).ok()?;
+    if !rest.trim().is_empty() {
+        fs::write(file, rest).ok()?;
     }
-    .ok()?;
     Some(wanted)
 }
 

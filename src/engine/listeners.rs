@@ -155,7 +155,13 @@ fn take(passed: &mut ListenFd, index: usize) -> Result<OwnedFd> {
     };
     let fd = fd.context("descriptor taken twice")?;
     if !getsockopt(&fd, sockopt::AcceptConn)? {
-        bail!("the socket does not listen: Accept=yes in the socket unit is not supported");
+        use nix::sys::socket::{SockaddrStorage, getpeername};
+        if getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok() {
+            bail!("the socket does not listen: Accept=yes in the socket unit is not supported");
+        }
+        // It was shut down, by a worker or by a supervisor that was killed between shutdown(2)
+        // and listen(2).
+        Line::new(fd.try_clone()?, None)?.listen_again()?;
     }
     Ok(fd)
 }

@@ -44,7 +44,7 @@ pub use listeners::{Listener, Passed, group, inherit, make_room};
 pub use node::learn;
 pub use output::Style;
 pub use report::rfc3339;
-pub use resume::{CHECK_VERB, Identity, Resumed, check as check_snapshot};
+pub use resume::{CHECK_VERB, Resumed, check as check_snapshot};
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
 pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
@@ -138,8 +138,6 @@ pub struct Parts {
 /// What is held for a worker.
 struct Held {
     process: Process,
-    /// What tells it from another process with its pid; `None`: it has ended already.
-    identity: Option<Identity>,
     notify: NotifySocket,
     /// A readiness command under way.
     probe: Option<Process>,
@@ -254,7 +252,11 @@ impl Engine {
                 let state = &mut resumed.state;
                 let mut core = state.core.clone();
                 core.number_from(unused);
-                let releases = std::mem::take(&mut state.releases);
+                let mut releases = std::mem::take(&mut state.releases);
+                for release in releases.values_mut() {
+                    let own = crate::config::inherited_environment();
+                    release.launch.renew(&release.config, own);
+                }
                 let blocking = releases
                     .get(&core.generation())
                     .is_some_and(|r| r.config.blocking);

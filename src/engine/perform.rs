@@ -3,7 +3,7 @@
 
 use super::node::{Batch, Start};
 use super::output::{self, Whose};
-use super::resume::{Identity, Name};
+use super::resume::Name;
 use super::spawn::{Output, spawn};
 use super::{Engine, Held, NotifySocket, Release, Token, fault, report, tree};
 use crate::config::Runner;
@@ -124,7 +124,6 @@ impl Engine {
         fault::point("after-spawn");
         let pid = process.pid;
         let mut held = Held {
-            identity: Identity::of(pid),
             process,
             notify,
             probe: None,

@@ -151,9 +151,14 @@ impl Runtime {
             })
     }
 
+    /// Where the notify sockets of workers are.
+    pub fn notify_directory(&self) -> PathBuf {
+        self.directory.join("notify")
+    }
+
     /// Where a worker's notify socket is.
     pub fn notify(&self, worker: WorkerId) -> PathBuf {
-        self.directory.join("notify").join(worker.to_string())
+        self.notify_directory().join(worker.to_string())
     }
 }
 

@@ -24,6 +24,9 @@ const SELF: &str = "/proc/self/exe";
 pub struct Process {
     /// Its process id.
     pub pid: i32,
+    /// When it was started, in clock ticks since the boot (proc_pid_stat(5)): another process
+    /// that has its pid later is told by it.
+    pub started: u64,
     /// Readable when it has ended (pidfd_open(2)). CLOEXEC.
     pub pidfd: OwnedFd,
 }
@@ -77,8 +80,11 @@ pub fn spawn(
         // that nobody has waited for, its pid is still its own.
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
     })?;
+    // Nobody has waited for it yet, so it is there.
+    let stat = super::tree::Stat::read(pid.as_raw());
     Ok(Process {
         pid: pid.as_raw(),
+        started: stat.map_or(0, |stat| stat.started),
         pidfd,
     })
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The processes of a worker where there is no cgroup: what /proc tells.
 
+use crate::core::WorkerId;
 use std::fs;
+use std::path::Path;
 
 /// `pid` and all its descendants, parents before children (proc_pid_task(5)). Those whose
 /// parent has ended are not found.
@@ -56,6 +58,23 @@ pub fn has_in_environment(pid: i32, assignment: &[u8]) -> bool {
     environment
         .split(|byte| *byte == 0)
         .any(|e| e == assignment)
+}
+
+/// Processes, but for our own, that were started with a NOTIFY_SOCKET `wN` in `directory`, and
+/// which it is. Only those that we may look into are found.
+pub fn by_notify_socket(directory: &Path) -> Vec<(WorkerId, i32)> {
+    let mark = format!("NOTIFY_SOCKET={}/w", directory.display()).into_bytes();
+    let own = std::process::id() as i32;
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let whose = |pid: i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let mut variables = environment.split(|byte| *byte == 0);
+        let number = variables.find_map(|variable| variable.strip_prefix(&mark[..]))?;
+        let number = std::str::from_utf8(number).ok()?.parse().ok()?;
+        Some((WorkerId(number), pid))
+    };
+    pids.filter(|pid| *pid != own).filter_map(whose).collect()
 }
 
 /// A few fields of /proc/PID/stat.
@@ -129,6 +148,8 @@ mod tests {
             found = orphans(-1, "NOTIFY_SOCKET=/x/w7", none);
         }
         let others = orphans(-1, "NOTIFY_SOCKET=/x/w77", none);
+        assert_eq!(by_notify_socket(Path::new("/x")), [(WorkerId(7), pid)]);
+        assert_eq!(by_notify_socket(Path::new("/")), []);
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!((found, others.contains(&pid)), (vec![pid], false));

@@ -180,7 +180,6 @@ fn pull(b: &TestBox, trigger: Trigger, good: &str) {
 /// So many ready workers, one in each slot, and nothing else in the unit's cgroup.
 #[track_caller]
 pub fn whole(b: &TestBox, when: &str, workers: usize) {
-    let mut seen = (Value::Null, BTreeSet::new(), BTreeSet::new());
     let limit = std::time::Instant::now() + LONG;
     loop {
         let status = app::ask_status(b).unwrap_or_default();
@@ -194,10 +193,9 @@ pub fn whole(b: &TestBox, when: &str, workers: usize) {
         if whole && known == there && !status["rollout"].is_object() {
             return;
         }
-        seen = (status, known, there);
         assert!(
             std::time::Instant::now() < limit,
-            "{when}: not whole: {seen:#?}"
+            "{when}: not whole: {known:?} of {there:?}\n{status:#}"
         );
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -29,6 +29,7 @@ mod fate_app;
 mod fate_end;
 mod fate_upgrade;
 mod fault;
+mod fault_trust;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
 mod harness;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         third_party::TESTS,
         examples::TESTS,
         fault::TESTS,
+        fault_trust::TESTS,
         home::TESTS,
         verbs::TESTS,
         balance::TESTS,

@@ -43,21 +43,33 @@ struct RunningState {
     begun: Vec<u8>,
 }
 
+impl CompanionState {
+    /// Its process, if it runs.
+    pub fn process(&self) -> Option<Identity> {
+        Some(self.running.as_ref()?.process)
+    }
+
+    /// Something may have been said and heard since.
+    pub fn doubt(&mut self) {
+        if let Some(running) = self.running.as_mut().filter(|r| r.unfinished.is_exact()) {
+            running.unfinished = Unfinished::default();
+        }
+    }
+}
+
 impl Companion {
     /// What is to be kept. `exact`: nothing more will be said or heard.
     pub fn state(&self, exact: bool) -> CompanionState {
-        let running = self.running.as_ref().and_then(|running| {
-            Some(RunningState {
-                process: Identity::of(running.process.pid)?,
-                generation: running.generation,
-                since: running.since,
-                stop: running.stop,
-                unfinished: running.channel.unfinished(exact),
-                begun: match &running.tail {
-                    Some(tail) if exact => tail.begun(),
-                    _ => Vec::new(),
-                },
-            })
+        let running = self.running.as_ref().map(|running| RunningState {
+            process: Identity::from(&running.process),
+            generation: running.generation,
+            since: running.since,
+            stop: running.stop,
+            unfinished: running.channel.unfinished(exact),
+            begun: match &running.tail {
+                Some(tail) if exact => tail.begun(),
+                _ => Vec::new(),
+            },
         });
         CompanionState {
             running,
@@ -103,6 +115,7 @@ impl Engine {
             channel.go_on(running.unfinished);
             let process = Process {
                 pid: running.process.pid,
+                started: running.process.started,
                 pidfd,
             };
             let watched = self.poller.add(&process.pidfd, Token::CompanionExit);

@@ -13,7 +13,7 @@ use super::{Primary, Sent, Server, Talk};
 use crate::config::{Runner, Spread};
 use crate::core::WorkerId;
 use crate::engine::listeners::Line;
-use crate::engine::resume::{Kept, Lines, Name};
+use crate::engine::resume::{Kept, Lines, MANY, Name};
 use crate::protocol::node::channel::{Channel, Unfinished};
 use crate::protocol::node::message::Query;
 use crate::protocol::node::outgoing::Outgoing;
@@ -51,6 +51,20 @@ pub struct TalkState {
     /// Sockets that have not been acknowledged, if nothing has been said since.
     #[serde(default)]
     handles: Vec<SentState>,
+}
+
+impl TalkState {
+    /// Whether its numbers are some that we may have come to.
+    pub fn is_sane(&self) -> bool {
+        self.seq < MANY * 32 // each supervisor skips some
+    }
+}
+
+impl PrimaryState {
+    /// See [`TalkState::is_sane`].
+    pub fn is_sane(&self) -> bool {
+        self.next_extra < MANY
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,6 +120,16 @@ pub struct ConnectionState {
 pub struct Left {
     pub state: ConnectionState,
     pub connection: OwnedFd,
+}
+
+impl TalkState {
+    /// Something may have been said and heard since.
+    pub fn doubt(&mut self) {
+        if std::mem::take(&mut self.exact) {
+            self.handles.clear();
+            self.unfinished = Unfinished::default();
+        }
+    }
 }
 
 impl Talk {

@@ -6,6 +6,7 @@ use super::{End, Identity, Kept, Lines, Name, State, TakenOver, reopen};
 use crate::core::{Event, Exit, SlotId, WorkerId};
 use crate::engine::node::Talk;
 use crate::engine::notify::NotifySocket;
+use crate::engine::release::Release;
 use crate::engine::spawn::{Process, try_wait};
 use crate::engine::{Engine, Held, Level, Record, fault, now, tree};
 use crate::protocol::node::channel::Channel;
@@ -36,7 +37,7 @@ impl Engine {
             match self.adopt(id, worker, &lines, &mut kept) {
                 Ok(pid) if !told => found.push((id, pid)),
                 Ok(_) => {}
-                Err(exit) if recorded => gone.push((id, exit)),
+                Err(exit) if recorded || told => gone.push((id, exit)),
                 Err(_) => {} // It was never spawned.
             }
             fault::point("mid-adoption");
@@ -101,9 +102,9 @@ impl Engine {
         };
         let channel = channel.map(Channel::on);
         let mut held = Held {
-            identity: Some(identity),
             process: Process {
                 pid: identity.pid,
+                started: identity.started,
                 pidfd,
             },
             notify,
@@ -152,7 +153,8 @@ impl Engine {
 
     /// What serves is what was rolled out, whatever the file says now.
     fn tell_of_broken_configuration(&mut self) {
-        let Err(error) = (self.load)() else {
+        // With what it leads to: programs and directories.
+        let Err(error) = (self.load)().and_then(Release::new) else {
             return;
         };
         let generation = self.core.generation();

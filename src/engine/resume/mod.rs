@@ -10,6 +10,8 @@
 mod adopt;
 mod descriptors;
 mod execute;
+#[cfg(test)]
+mod fuzz;
 mod names;
 mod record;
 mod snapshot;
@@ -20,7 +22,7 @@ mod upgrade;
 pub use names::{Name, PREFIX};
 pub use record::Recorder;
 pub use snapshot::Snapshot;
-pub use state::{End, Identity, State, boot_id};
+pub use state::{End, Identity, MANY, State, boot_id};
 pub use strangers::Strangers;
 pub use upgrade::{Upgrade, VERB as CHECK_VERB, Way, check};
 
@@ -91,7 +93,16 @@ impl Resumed {
                 "{attempts} supervisors have ended while they took over from it"
             ));
         }
-        let state = Resumed::read(&text)?;
+        let mut state = Resumed::read(&text)?;
+        // Killed before it could.
+        let own = state.supervisor == Identity::of(std::process::id() as i32);
+        if state.end == End::Executed && !own {
+            state.end = End::Killed;
+        }
+        if attempts > 0 {
+            // Another one has gone on from here, and was killed too.
+            state.doubt();
+        }
         if state.end == End::Stopped {
             return Ok(None);
         }
@@ -114,13 +125,8 @@ impl Resumed {
         if state.boot != boot_id() {
             return Err("it was written before the last boot".to_owned());
         }
-        if !state.releases.contains_key(&state.core.generation()) {
-            return Err("it lacks the configuration that serves".to_owned());
-        }
-        state
-            .core
-            .check_snapshot(super::now())
-            .map_err(|why| format!("it makes no sense: {why}"))?;
+        let sane = state.check(super::now());
+        sane.map_err(|why| format!("it makes no sense: {why}"))?;
         Ok(state)
     }
 }

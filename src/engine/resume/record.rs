@@ -276,7 +276,7 @@ impl Engine {
         for known in self.core.workers() {
             let held = self.held.get(&known.id);
             let worker = Worker {
-                process: held.and_then(|held| held.identity),
+                process: held.map(|held| Identity::from(&held.process)),
                 lines: held.map(|held| held.lines.clone()).unwrap_or_default(),
                 talk: held.and_then(|held| Some(held.talk.as_ref()?.state(exact))),
                 begun: match held.and_then(|held| held.tail.as_ref()) {

@@ -4,14 +4,18 @@
 //! Fields that are added later have a default, so that a snapshot of the version before can be
 //! read; see [`super::snapshot::FORMAT`].
 
-use crate::core::{GenerationId, Supervisor, WorkerId};
+use crate::core::{GenerationId, Supervisor, Time, WorkerId};
 use crate::engine::companion::CompanionState;
 use crate::engine::node::{PrimaryState, TalkState};
 use crate::engine::release::Release;
+use crate::engine::spawn::Process;
 use crate::engine::tree::Stat;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// More than we ever count to.
+pub const MANY: u64 = 1 << 48;
 
 /// A process, told from another one that has its pid later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +24,16 @@ pub struct Identity {
     pub pid: i32,
     /// When it was started, in clock ticks since the boot (proc_pid_stat(5)).
     pub started: u64,
+}
+
+impl From<&Process> for Identity {
+    /// Also of one that is gone.
+    fn from(process: &Process) -> Identity {
+        Identity {
+            pid: process.pid,
+            started: process.started,
+        }
+    }
 }
 
 impl Identity {
@@ -120,12 +134,61 @@ pub struct StateRef<'a> {
 }
 
 impl State {
+    /// Something may have been said and heard since it was written.
+    pub fn doubt(&mut self) {
+        let workers = self.workers.values_mut();
+        workers
+            .filter_map(|worker| worker.talk.as_mut())
+            .for_each(TalkState::doubt);
+        self.companion.doubt();
+    }
+
     /// Reads it.
     ///
     /// # Errors
     /// What is wrong about it, for people.
     pub fn parse(text: &[u8]) -> Result<State, String> {
         serde_json::from_slice(text).map_err(|error| error.to_string())
+    }
+}
+
+impl State {
+    /// Whether it can be gone on from at `now`.
+    ///
+    /// # Errors
+    /// What makes no sense, for people.
+    pub fn check(&self, now: Time) -> Result<(), String> {
+        self.core.check_snapshot(now)?;
+        let says = |holds: bool, wrong: &str| holds.then_some(()).ok_or_else(|| wrong.to_owned());
+        says(
+            self.releases.contains_key(&self.core.generation()),
+            "it lacks the configuration that serves",
+        )?;
+        let known = self.core.workers().map(|worker| worker.id);
+        says(
+            known.eq(self.workers.keys().copied()),
+            "it is about other workers than it has decided upon",
+        )?;
+        let own = std::process::id() as i32;
+        let processes = self.workers.values().filter_map(|w| w.process);
+        // One that has ended may share its pid with a later one.
+        let mut all: Vec<(i32, u64)> = processes.map(|p| (p.pid, p.started)).collect();
+        all.extend(self.companion.process().map(|p| (p.pid, p.started)));
+        all.sort_unstable();
+        says(
+            all.iter().all(|(pid, _)| *pid > 1 && *pid != own)
+                && all.is_sorted_by(|one, next| one < next),
+            "a process is none of ours, or counts twice",
+        )?;
+        says(
+            self.incarnation < MANY && self.node.is_sane(),
+            "a number is too high",
+        )?;
+        let talks = self.workers.values().filter_map(|w| w.talk.as_ref());
+        says(
+            talks.into_iter().all(TalkState::is_sane),
+            "a number is too high",
+        )
     }
 }
 

@@ -21,6 +21,13 @@ pub struct Unfinished {
     with_descriptor: Vec<usize>,
 }
 
+impl Unfinished {
+    /// Nothing more was to be said or heard when it was taken down.
+    pub fn is_exact(&self) -> bool {
+        self.received.is_some()
+    }
+}
+
 impl Channel {
     /// A line of which a part has been sent; `exact`: also those that wait, and what has been
     /// received of a line, since nothing more will be.

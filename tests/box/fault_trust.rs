@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a supervisor that takes over cannot trust, or does not find.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::app::{self, LONG, SERVICE};
+use crate::fault::whole;
+use crate::harness::{Test, TestBox, test};
+use crate::load::Kind;
+
+pub const TESTS: &[Test] = &[
+    test!(descriptors_that_are_missing),
+    test!(nothing_was_kept),
+    test!(strangers_and_the_dead),
+    test!(taking_over_without_groups),
+    test!(the_configuration_broke_meanwhile),
+];
+
+const BOTH: &[Kind] = &[Kind::NewConnection, Kind::KeepAlive];
+const CONFIG: &str = "/etc/app-cluster/app-cluster.toml";
+const WORKERS: usize = 2;
+
+fn config() -> String {
+    app::hello(WORKERS) + "canary_time = \"100ms\"\ndrain_timeout = \"5s\"\n"
+}
+
+/// Kills the supervisor, does `more` in the same breath, and waits for the next one.
+#[track_caller]
+fn kill_supervisor(b: &TestBox, more: &str) {
+    let before = app::supervisor(b);
+    b.sh(&format!("kill -KILL {before} {more}")).ok();
+    b.wait_for("another supervisor", LONG, || {
+        let now = app::supervisor(b);
+        now != "0" && now != before && app::ask_status(b).is_some()
+    });
+}
+
+#[track_caller]
+fn told(b: &TestBox, text: &str) {
+    b.wait_for(text, Duration::from_secs(10), || {
+        b.journal(&["-u", SERVICE]).contains(text)
+    });
+}
+
+/// Takes descriptors out of systemd's store, as a process of the unit.
+fn forget(b: &TestBox, name: &str) {
+    let group = format!("/sys/fs/cgroup/system.slice/{SERVICE}/w1/cgroup.procs");
+    let script = format!(
+        "import os, socket\n\
+         open('{group}', 'w').write(str(os.getpid()))\n\
+         line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         line.connect('/run/systemd/notify')\n\
+         line.send(b'FDSTOREREMOVE=1\\nFDNAME={name}')\n\
+         r, w = os.pipe()\n\
+         socket.send_fds(line, [b'BARRIER=1'], [w])\n\
+         os.close(w)\n\
+         os.read(r, 1)\n"
+    );
+    b.write("/tmp/forget.py", &script);
+    b.run(&["python3", "/tmp/forget.py"]).ok();
+}
+
+fn descriptors_that_are_missing(b: &TestBox) {
+    app::drop_in(b, "[Service]\nNotifyAccess=all\n");
+    app::start(b, &config());
+    let before = app::all_ready(b, WORKERS);
+    let load = app::load(b, BOTH);
+    for name in ["appc.pidfd.w1", "appc.notify.w1", "appc.control"] {
+        forget(b, name);
+        kill_supervisor(b, "");
+        whole(b, name, WORKERS);
+        assert_eq!(app::all_ready(b, WORKERS), before, "{name}");
+    }
+    // Nobody knows of the workers any more: they end, and have others in their place.
+    forget(b, "appc.snapshot");
+    kill_supervisor(b, "");
+    told(b, "there is none among the descriptors that it left");
+    told(b, "cannot be taken over are asked to end");
+    whole(b, "without a snapshot", WORKERS);
+    let now = app::all_ready(b, WORKERS);
+    assert!(before.iter().all(|pid| !now.contains(pid)));
+    load.stop().assert_lossless(20);
+    b.run(&["systemctl", "reload", SERVICE]).ok();
+    whole(b, "a reload", WORKERS);
+}
+
+/// A unit of before: systemd keeps nothing.
+fn nothing_was_kept(b: &TestBox) {
+    app::drop_in(b, "[Service]\nFileDescriptorStoreMax=0\n");
+    app::start(b, &config());
+    let before = app::all_ready(b, WORKERS);
+    let load = app::load(b, BOTH);
+    kill_supervisor(b, "");
+    told(b, "cannot be taken over are asked to end");
+    whole(b, "without a store", WORKERS);
+    let now = app::all_ready(b, WORKERS);
+    assert!(before.iter().all(|pid| !now.contains(pid)));
+    load.stop().assert_lossless(20);
+}
+
+fn strangers_and_the_dead(b: &TestBox) {
+    app::start(b, &config());
+    let before = app::all_ready(b, WORKERS);
+    // One in a group that nobody knows of, one in none.
+    let script = format!(
+        "cd /sys/fs/cgroup/system.slice/{SERVICE} && mkdir w77 && chown -R app-cluster: w77 && \
+         setpriv --reuid app-cluster --clear-groups setsid sleep 1001 & \
+         setpriv --reuid app-cluster --clear-groups setsid sleep 1002 & \
+         sleep 0.5; cd /sys/fs/cgroup/system.slice/{SERVICE}; \
+         pgrep -f '^sleep 1001' > w77/cgroup.procs && pgrep -f '^sleep 1002' > cgroup.procs"
+    );
+    let task = b.spawn(&script, Duration::from_secs(120));
+    b.wait_for("strangers", LONG, || app::processes(b).len() == WORKERS + 3);
+    // And one that has died when nobody looked.
+    kill_supervisor(b, &before[0].to_string());
+    whole(b, "with strangers", WORKERS);
+    assert_eq!(b.sh("pgrep -f '^sleep 100' || true").ok(), "");
+    drop(task);
+    let now = app::all_ready(b, WORKERS);
+    assert_eq!(now[1], before[1]);
+    assert_ne!(now[0], before[0]);
+    let slot = &app::status(b)["slots"][0];
+    let exit = slot["last_exit"].to_string();
+    // Linux tells since 6.15.
+    assert!(
+        exit.contains("SIGKILL") || exit.contains("unknown"),
+        "{exit}"
+    );
+    // Of one that was taken over as well.
+    b.run(&["kill", "-KILL", &before[1].to_string()]).ok();
+    whole(b, "after a death", WORKERS);
+    let exit = app::status(b)["slots"][1]["last_exit"].to_string();
+    assert!(
+        exit.contains("SIGKILL") || exit.contains("unknown"),
+        "{exit}"
+    );
+}
+
+/// Where there are no groups a worker is its pid and when it was started.
+fn taking_over_without_groups(b: &TestBox) {
+    app::drop_in(b, "[Service]\nDelegate=no\nNotifyAccess=all\n");
+    app::start(b, &config());
+    let before = app::all_ready(b, WORKERS);
+    let load = app::load(b, BOTH);
+    kill_supervisor(b, "");
+    whole(b, "without groups", WORKERS);
+    assert_eq!(app::all_ready(b, WORKERS), before);
+    app::drop_in(b, "[Service]\nDelegate=no\nFileDescriptorStoreMax=0\n");
+    b.run(&["systemctl", "restart", SERVICE]).ok();
+    let before = app::all_ready(b, WORKERS);
+    kill_supervisor(b, "");
+    told(b, "cannot be taken over are asked to end");
+    whole(b, "without groups and store", WORKERS);
+    let now = app::all_ready(b, WORKERS);
+    assert!(before.iter().all(|pid| !now.contains(pid)));
+    load.stop().assert_lossless(20);
+}
+
+fn the_configuration_broke_meanwhile(b: &TestBox) {
+    app::start(b, &config());
+    let before = app::all_ready(b, WORKERS);
+    let degraded = |b: &TestBox| app::status(b)["degraded"].clone();
+    let broken = [
+        format!("printf 'nonsense = [' > {CONFIG}"),
+        format!("rm {CONFIG}"),
+        format!("printf 'command = \"/no/such/program\"\\nworkers = 2\\n' > {CONFIG}"),
+    ];
+    for script in broken {
+        b.sh(&script).ok();
+        kill_supervisor(b, "");
+        whole(b, &script, WORKERS);
+        assert_eq!(app::all_ready(b, WORKERS), before, "{script}");
+        let why = degraded(b);
+        assert!(why.to_string().contains("configuration"), "{script}: {why}");
+        b.wait_for("a degraded status", LONG, || {
+            b.show(SERVICE, "StatusText").starts_with("degraded: ")
+        });
+    }
+    // A worker that dies now gets another one all the same.
+    b.run(&["kill", "-TERM", &before[0].to_string()]).ok();
+    b.wait_for("another worker", LONG, || {
+        !app::pids(b).contains(&before[0])
+    });
+    whole(b, "a death", WORKERS);
+    b.write(CONFIG, &config());
+    b.run(&["systemctl", "reload", SERVICE]).ok();
+    assert_eq!(degraded(b), Value::Null);
+    let text = b.journal(&["-u", SERVICE]);
+    assert!(!text.contains("INVOCATION_ID") && !text.contains("JOURNAL_STREAM"));
+    app::all_slots_answer(b, WORKERS);
+}
