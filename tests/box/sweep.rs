@@ -172,7 +172,8 @@ fn a_stop_between_two_starts_is_finished_by_the_next_start(b: &TestBox) {
         let mut known: Vec<String> = after.iter().map(i64::to_string).collect();
         known.push(app::supervisor(b));
         let mut all = app::processes(b);
-        (known.sort(), all.sort());
+        known.sort();
+        all.sort();
         all == known
     });
     assert!(after.iter().all(|pid| !before.contains(pid)), "{before:?}");
