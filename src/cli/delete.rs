@@ -124,7 +124,7 @@ fn stop(systemd: &Systemd, name: &str, all: &[String]) -> Result<Vec<PathBuf>, F
         systemd.job(Verb::Stop, unit, |_| {})??;
     }
     // What the units have not ended: workers that had no supervisor.
-    sweep::after_stop(systemd, name)?;
+    sweep::after_stop(systemd, name, false)?;
     Ok(sockets)
 }
 

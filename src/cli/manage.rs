@@ -9,11 +9,15 @@ use crate::api::{self, Call, Outcome};
 pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
     if waits_for_the_next(name) {
         let (service, socket) = units(name);
-        return stop_units(name, &[socket, service]);
+        return stop_units(name, &[socket, service], now).map_err(|fail| match fail.status {
+            // systemctl would leave the workers.
+            Status::NoSuchApp => fail.hint(format!("sudo app-cluster stop {name}")),
+            _ => fail,
+        });
     }
     let mut client = match Client::connect(name) {
         Ok(client) => client,
-        Err(fail) => return stop_without_supervisor(name, fail),
+        Err(fail) => return stop_without_supervisor(name, now, fail),
     };
     let progress = |step: &str| errln!("{name} | {step}");
     let call = Call::Stop { now };
@@ -33,7 +37,7 @@ pub fn stop(name: &str, now: bool) -> Result<(), Fail> {
                 true => vec![socket, service],
                 false => vec![unit],
             };
-            stop_units(name, &all)
+            stop_units(name, &all, false)
         }
         Err(error) => Err(error.into()),
     }
@@ -52,7 +56,7 @@ fn waits_for_the_next(name: &str) -> bool {
 
 /// No supervisor answers, but its socket may be open, or systemd may be about to start it
 /// again after a failure.
-fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
+fn stop_without_supervisor(name: &str, now: bool, fail: Fail) -> Result<(), Fail> {
     if fail.status != Status::NotRunning {
         return Err(fail);
     }
@@ -64,9 +68,9 @@ fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
         states.is_ok_and(|states| !states.iter().all(|state| is_down(state)))
     };
     match Systemd::connect("") {
-        Ok(systemd) if is_up(&systemd) => stop_units(name, &all),
+        Ok(systemd) if is_up(&systemd) => stop_units(name, &all, now),
         // Stopped by hand while no supervisor ran, and its workers serve on.
-        Ok(systemd) if sweep::after_stop(&systemd, name)? => {
+        Ok(systemd) if sweep::after_stop(&systemd, name, now)? => {
             outln!("{name}: stopped");
             Ok(())
         }
@@ -76,7 +80,7 @@ fn stop_without_supervisor(name: &str, fail: Fail) -> Result<(), Fail> {
 
 /// Stops socket and service: with the socket left open the next connection would start the
 /// service again. The service requires its socket, so it is stopped with it.
-fn stop_units(name: &str, units: &[String]) -> Result<(), Fail> {
+fn stop_units(name: &str, units: &[String], now: bool) -> Result<(), Fail> {
     let shown = units.join(" ");
     errln!("{name} | systemctl stop {shown}");
     let systemd = Systemd::connect(&format!("stop {shown}"))?;
@@ -85,7 +89,7 @@ fn stop_units(name: &str, units: &[String]) -> Result<(), Fail> {
     }
     if units.contains(&super::units(name).0) {
         // Between two attempts to start there is nothing that systemd would stop.
-        sweep::after_stop(&systemd, name)?;
+        sweep::after_stop(&systemd, name, now)?;
     }
     outln!("{name}: stopped, and its socket closed");
     Ok(())

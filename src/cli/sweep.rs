@@ -3,8 +3,8 @@
 //!
 //! The units have `KillMode=process`, so that workers outlive a supervisor that crashes and
 //! the next one takes them over. After a stop nobody would: systemd runs this verb as
-//! `ExecStopPost=` of the service, at its stop and at its crash alike, and [`decide`] tells
-//! these apart. systemd does not run it again for a unit that is stopped between two
+//! `ExecStopPost=` of the service, at its stop and at its crash alike; [`decide`] tells these
+//! apart, by what systemd says about its jobs. systemd does not run it again for a unit that is stopped between two
 //! attempts to start; `stop`, `delete` and the removal of the package then call
 //! [`after_stop`], and the next supervisor does the same.
 
@@ -18,11 +18,15 @@ use crate::engine::{Runtime, runtime_directory};
 use left::{Left, Manner};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// At most this long processes may take to finish, however long `drain_timeout` is:
 /// `TimeoutStopSec=` of the unit is never shorter than three times that.
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// How long systemd may take to tell what it is about to do.
+const ASKED: Duration = Duration::from_secs(2);
 
 /// The supervisor was told to stop. In the runtime directory; the next one removes it.
 const ENDING: &str = "ending";
@@ -40,18 +44,63 @@ enum Verdict {
     Kill,
 }
 
-/// What `$SERVICE_RESULT` (systemd.exec(5)) and the files in the runtime directory mean.
+/// What systemd is about to do with the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// It stops, perhaps to be started again: there is a job that says so.
+    Stop,
+    /// Nobody wants it stopped.
+    Go,
+    /// systemd cannot be asked.
+    Unknown,
+}
+
+/// Files in the runtime directory. Workers can write there too, so that systemd's word counts
+/// for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marks {
+    ending: bool,
+    keep: bool,
+}
+
+/// What systemd's plan, `$SERVICE_RESULT` (systemd.exec(5)) and the marks mean.
 ///
-/// A stop that ran out of time ends all. A supervisor that was told to stop ends all,
-/// however it ended itself. One that says so leaves its workers; one that ended well and
-/// does not say so leaves none. Whatever else there is was a crash.
-fn decide(result: &str, ending: bool, keep: bool) -> Verdict {
-    match result {
-        "timeout" => Verdict::Kill,
-        _ if ending => Verdict::Drain,
-        _ if keep => Verdict::Leave,
-        "success" => Verdict::Drain,
+/// A stop ends all; at once if it ran out of time. A supervisor that was told to stop ends
+/// all, however it ended itself. One that says so leaves its workers; one that ended well and
+/// does not say so leaves none. Whatever else there is was a crash, or a start that took too
+/// long, perhaps while it took workers over.
+fn decide(plan: Plan, result: &str, marks: Marks) -> Verdict {
+    match (plan, result) {
+        (Plan::Stop | Plan::Unknown, "timeout") => Verdict::Kill,
+        (Plan::Stop, _) => Verdict::Drain,
+        _ if marks.ending => Verdict::Drain,
+        _ if marks.keep => Verdict::Leave,
+        (_, "success") => Verdict::Drain,
         _ => Verdict::Leave,
+    }
+}
+
+/// Asks systemd, which may be busy with other things, or have no D-Bus.
+fn plan(service: String) -> Plan {
+    let (sender, receiver) = mpsc::channel();
+    let asked = std::thread::Builder::new().spawn(move || {
+        let job = Systemd::connect("").and_then(|systemd| systemd.pending_job(&service));
+        let _ = sender.send(job);
+    });
+    let job = asked.ok().and_then(|_| receiver.recv_timeout(ASKED).ok());
+    match job {
+        Some(Ok(Some(job))) if job == "stop" || job == "restart" => Plan::Stop,
+        Some(Ok(_)) => Plan::Go,
+        Some(Err(_)) | None => Plan::Unknown,
+    }
+}
+
+/// The service whose cgroup this is; none if it is not one of the system's manager.
+fn service_of(unit: &Path) -> Option<String> {
+    let parts = || unit.iter().filter_map(|part| part.to_str());
+    match parts().any(|part| part.starts_with("user@")) {
+        true => None,
+        false => Some(parts().next_back()?.to_owned()),
     }
 }
 
@@ -59,20 +108,35 @@ fn decide(result: &str, ending: bool, keep: bool) -> Verdict {
 pub fn main(name: &str) -> Result<(), Fail> {
     let Some(result) = in_stop_post() else {
         let (service, _) = units(name);
-        let systemd = Systemd::connect(&format!("kill -s KILL {service}"))?;
-        return after_stop(&systemd, name).map(drop);
+        return match Systemd::connect(&format!("kill -s KILL {service}")) {
+            Ok(systemd) => after_stop(&systemd, name, false).map(drop),
+            Err(_) if !is_anything_in(&service) => Ok(()),
+            Err(fail) => Err(fail),
+        };
     };
     let runtime = runtime_directory(name)?;
-    let there = |file: &str| runtime.join(file).exists();
-    let verdict = decide(&result, there(ENDING), there(KEEP));
-    let manner = match verdict {
+    let unit = match group::own_unit() {
+        Some(None) => return Err(Fail::new(Status::Failed, "this is no service")),
+        known => known.flatten(),
+    };
+    let service = match &unit {
+        Some(unit) => service_of(unit),
+        None => Some(units(name).0),
+    };
+    let plan = service.map_or(Plan::Unknown, plan);
+    // A directory or a link is none of ours.
+    let there = |file: &str| {
+        let found = std::fs::symlink_metadata(runtime.join(file));
+        found.is_ok_and(|found| found.is_file())
+    };
+    let (ending, keep) = (there(ENDING), there(KEEP));
+    let manner = match decide(plan, &result, Marks { ending, keep }) {
         Verdict::Leave => return Ok(()),
         Verdict::Drain => gently(name),
         Verdict::Kill => Manner::AtOnce,
     };
-    let left = match group::own_unit() {
-        Some(Some(unit)) => Left::of_unit(unit),
-        Some(None) => return Err(Fail::new(Status::Failed, "this is no service")),
+    let left = match unit {
+        Some(unit) => Left::of_unit(unit),
         None => Left::by_environment(name, &runtime),
     };
     left.sweep(manner, |line| errln!("{line}"))?;
@@ -87,9 +151,21 @@ fn in_stop_post() -> Option<String> {
     std::env::var("SERVICE_RESULT").ok().filter(|_| own)
 }
 
-/// Ends what is left of the app's service, which has been stopped; whether there was
-/// something. Only root can.
-pub fn after_stop(systemd: &Systemd, name: &str) -> Result<bool, Fail> {
+/// Whether there is a process where the units have their cgroups; for machines on which
+/// systemd cannot be asked about it.
+fn is_anything_in(service: &str) -> bool {
+    let slice = match service.contains('@') {
+        true => "system-app\\x2dcluster.slice",
+        false => "system.slice",
+    };
+    let path = format!("{}/{service}", slice_path(slice));
+    let known = crate::engine::cgroup_mount().map(|mount| mount.join(path.trim_start_matches('/')));
+    known.is_none_or(|path| Left::of_unit(path).is_there())
+}
+
+/// Ends what is left of the app's service, which has been stopped, `now` without asking it to
+/// finish; whether there was something. Only root can.
+pub fn after_stop(systemd: &Systemd, name: &str, now: bool) -> Result<bool, Fail> {
     let (service, _) = units(name);
     if !is_down(&systemd.state(&service)?) {
         let text = format!("{service} is not stopped");
@@ -104,7 +180,11 @@ pub fn after_stop(systemd: &Systemd, name: &str) -> Result<bool, Fail> {
             let hint = format!("sudo app-cluster stop {name}");
             return Err(Fail::new(Status::NoSuchApp, text).hint(hint));
         }
-        left.sweep(gently(name), |line| errln!("{name} | {line}"))?;
+        let manner = match now {
+            true => Manner::AtOnce,
+            false => gently(name),
+        };
+        left.sweep(manner, |line| errln!("{name} | {line}"))?;
     }
     if root {
         // Not all versions of systemd do it for a unit that was not up.
@@ -172,19 +252,60 @@ mod tests {
             "something new",
             "",
         ];
-        for crash in crashes {
-            assert_eq!(decide(crash, false, false), Leave, "{crash}");
-            assert_eq!(decide(crash, false, true), Leave, "{crash}");
-            assert_eq!(decide(crash, true, false), Drain, "{crash}");
-            assert_eq!(decide(crash, true, true), Drain, "{crash}");
+        let marks = |ending, keep| Marks { ending, keep };
+        let none = marks(false, false);
+        let all = [
+            none,
+            marks(true, false),
+            marks(false, true),
+            marks(true, true),
+        ];
+        // Whatever the marks are, and whoever made them.
+        for mark in all {
+            for result in crashes.iter().chain(&["success"]) {
+                assert_eq!(decide(Plan::Stop, result, mark), Drain, "{result} {mark:?}");
+            }
+            assert_eq!(decide(Plan::Stop, "timeout", mark), Kill, "{mark:?}");
+            assert_eq!(decide(Plan::Unknown, "timeout", mark), Kill, "{mark:?}");
         }
-        assert_eq!(decide("success", false, false), Drain);
-        assert_eq!(decide("success", false, true), Leave);
-        assert_eq!(decide("success", true, false), Drain);
-        // Left on purpose, and then told to stop all the same.
-        assert_eq!(decide("success", true, true), Drain);
-        for (ending, keep) in [(false, false), (true, false), (false, true), (true, true)] {
-            assert_eq!(decide("timeout", ending, keep), Kill);
+        for plan in [Plan::Go, Plan::Unknown] {
+            for result in crashes.iter().chain(&["success"]) {
+                let without = match *result {
+                    "success" => Drain,
+                    _ => Leave,
+                };
+                for (mark, verdict) in all.into_iter().zip([without, Drain, Leave, Drain]) {
+                    assert_eq!(
+                        decide(plan, result, mark),
+                        verdict,
+                        "{plan:?} {result} {mark:?}"
+                    );
+                }
+            }
+        }
+        // A start that took too long, perhaps to take workers over.
+        for (mark, verdict) in all.into_iter().zip([Leave, Drain, Leave, Drain]) {
+            assert_eq!(decide(Plan::Go, "timeout", mark), verdict, "{mark:?}");
+        }
+    }
+
+    #[test]
+    fn which_services_are_asked_about() {
+        for (path, service) in [
+            (
+                "/sys/fs/cgroup/system.slice/app-cluster.service",
+                Some("app-cluster.service"),
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/system-app\\x2dcluster.slice/app-cluster@a.service",
+                Some("app-cluster@a.service"),
+            ),
+            (
+                "/sys/fs/cgroup/user.slice/user-0.slice/user@0.service/app.slice/web.service",
+                None,
+            ),
+        ] {
+            assert_eq!(service_of(Path::new(path)).as_deref(), service, "{path}");
         }
     }
 

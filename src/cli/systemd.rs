@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const JOB: &str = "org.freedesktop.systemd1.Job";
 
 /// systemd's manager object.
 pub struct Systemd {
@@ -173,6 +174,15 @@ impl Systemd {
         self.property(unit, UNIT, "ActiveState")
     }
 
+    /// The job of a unit that has not ended: `start`, `stop`, `restart`, …
+    pub fn pending_job(&self, unit: &str) -> Result<Option<String>, Fail> {
+        let (id, path): (u32, OwnedObjectPath) = self.property(unit, UNIT, "Job")?;
+        match id {
+            0 => Ok(None),
+            _ => self.get(&path, JOB, "JobType", unit).map(Some),
+        }
+    }
+
     /// The file of a unit and its drop-ins, as systemd has read them.
     pub fn files(&self, unit: &str) -> Result<(String, Vec<String>), Fail> {
         let fragment = self.property(unit, UNIT, "FragmentPath")?;
@@ -214,12 +224,27 @@ impl Systemd {
     {
         let (doing, instead) = about("show", &[unit]);
         let path: OwnedObjectPath = self.ask("LoadUnit", &unit, &doing, &instead)?;
+        self.get(&path, interface, name, unit)
+    }
+
+    /// A property of the object `path`, which has to do with `unit`.
+    fn get<T>(
+        &self,
+        path: &OwnedObjectPath,
+        interface: &str,
+        name: &str,
+        unit: &str,
+    ) -> Result<T, Fail>
+    where
+        T: TryFrom<OwnedVariant>,
+    {
+        let (doing, instead) = about("show", &[unit]);
         let asked = zbus::block_on(async {
             let properties = Some("org.freedesktop.DBus.Properties");
             let arguments = (interface, name);
             let reply = self
                 .bus
-                .call_method(Some(SERVICE), &path, properties, "Get", &arguments);
+                .call_method(Some(SERVICE), path, properties, "Get", &arguments);
             let value: OwnedVariant = reply.await?.body().deserialize()?;
             T::try_from(value).map_err(|_| zbus::Error::IncorrectType)
         });

@@ -31,12 +31,11 @@ pub fn of(process: &str) -> Option<PathBuf> {
     Some(cgroup_mount()?.join(name.trim_start_matches('/')))
 }
 
-/// The cgroups directly in another one, but for systemd's own.
+/// The cgroups directly in another one.
 pub fn sub_cgroups(of: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(of).into_iter().flatten().flatten();
     let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let all = groups.filter(|entry| entry.file_name() != CONTROL);
-    all.map(|entry| entry.path()).collect()
+    groups.map(|entry| entry.path()).collect()
 }
 
 /// Processes of a cgroup, not of those in it.

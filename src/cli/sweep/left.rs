@@ -49,13 +49,16 @@ struct Process {
 
 /// A sub-cgroup with processes in it.
 struct Group {
+    /// From the unit's on.
+    name: String,
     path: PathBuf,
     events: File,
     processes: usize,
 }
 
 impl Left {
-    /// In the cgroup `unit` and all below it but systemd's own.
+    /// In the cgroup `unit` and all below it. systemd's `.control` is no exception: a worker can
+    /// move there too, and nothing else of it is to live than this process.
     pub fn of_unit(unit: PathBuf) -> Left {
         let place = Place::Unit(unit);
         Left { place }
@@ -74,6 +77,18 @@ impl Left {
             Place::Unit(unit) => Some(unit),
             Place::Environment { .. } => None,
         }
+    }
+
+    /// The cgroup of this process, if it is a sub-cgroup of the unit's.
+    fn own(&self) -> Option<PathBuf> {
+        let (unit, own) = (self.unit()?, group::of("self")?);
+        (own.parent() == Some(unit)).then_some(own)
+    }
+
+    fn name(&self, path: &Path) -> String {
+        let unit = self.unit().unwrap_or(Path::new(""));
+        let name = path.strip_prefix(unit).unwrap_or(path);
+        name.to_string_lossy().into_owned()
     }
 
     /// Whether there are any.
@@ -96,8 +111,9 @@ impl Left {
         if !groups.is_empty() || !loose.is_empty() {
             if let Manner::Gently(signal, patience) = manner {
                 let within = shown(patience);
+                let left = are_left(count);
                 say(&format!(
-                    "{count} processes are left ({names}): asked to finish ({signal}, {within})"
+                    "{left} ({names}): asked to finish ({signal}, {within})"
                 ));
                 self.ask(&groups, &loose, signal);
                 killed = !wait(groups, loose, patience, true)?;
@@ -106,7 +122,7 @@ impl Left {
                 let (groups, loose) = (self.groups(), self.loose());
                 let names = self::names(&groups, &loose);
                 let count = groups.iter().map(|g| g.processes).sum::<usize>() + loose.len();
-                say(&format!("{count} processes are left ({names}): killed"));
+                say(&format!("{} ({names}): killed", are_left(count)));
                 self.kill()?;
             }
         }
@@ -158,10 +174,15 @@ impl Left {
 
     /// The sub-cgroups that have processes.
     fn groups(&self) -> Vec<Group> {
+        let own = self.own();
         let all = self.unit().into_iter().flat_map(sub_cgroups);
+        let all = all.filter(|path| Some(path) != own.as_ref());
+        // This process is to live, but not what is beside it and below.
+        let all = all.chain(own.iter().flat_map(|own| sub_cgroups(own)));
         let with_processes = |path: PathBuf| {
             let mut events = File::open(path.join("cgroup.events")).ok()?;
             is_populated(&mut events).then(|| Group {
+                name: self.name(&path),
                 processes: members(&path, DEPTH).len(),
                 path,
                 events,
@@ -173,7 +194,11 @@ impl Left {
     /// Processes in no sub-cgroup.
     fn loose(&self) -> Vec<Process> {
         let pids = match self.unit() {
-            Some(unit) => direct_members(unit),
+            Some(unit) => {
+                let mut pids = direct_members(unit);
+                pids.extend(self.own().iter().flat_map(|own| direct_members(own)));
+                pids
+            }
             None => all_pids(),
         };
         let own = std::process::id() as i32;
@@ -220,9 +245,15 @@ fn all_pids() -> Vec<i32> {
         .collect()
 }
 
+fn are_left(processes: usize) -> String {
+    match processes {
+        1 => "1 process is left".to_owned(),
+        _ => format!("{processes} processes are left"),
+    }
+}
+
 fn names(groups: &[Group], loose: &[Process]) -> String {
-    let of_groups = groups.iter().filter_map(|group| group.path.file_name());
-    let of_groups = of_groups.map(|name| name.to_string_lossy().into_owned());
+    let of_groups = groups.iter().map(|group| group.name.clone());
     let pids = loose.iter().map(|process| format!("pid {}", process.pid));
     of_groups.chain(pids).collect::<Vec<_>>().join(", ")
 }
