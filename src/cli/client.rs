@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Talking to a supervisor over its control socket.
 
-use super::{CONFIG_DIRECTORY, Fail, Status, config_file, units};
+use super::{CONFIG_DIRECTORY, Fail, RUNTIME_DIRECTORY, Status, config_file, units};
 use crate::api::{self, Call};
 use crate::engine::runtime_candidates;
 use crate::frontend::varlink;
@@ -25,6 +25,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A connection to an app's supervisor.
 pub struct Client {
     name: String,
+    /// It is a service, whose journal has its last words.
+    is_service: bool,
     reader: BufReader<UnixStream>,
 }
 
@@ -122,6 +124,7 @@ impl Client {
                 Ok(stream) => {
                     return Ok(Client {
                         name: name.to_owned(),
+                        is_service: place.starts_with(RUNTIME_DIRECTORY),
                         reader: BufReader::new(stream),
                     });
                 }
@@ -137,11 +140,23 @@ impl Client {
     /// Everything about the app. A supervisor that ends when it has been asked is no answer: the
     /// next one is asked, if there is one.
     pub fn status(&mut self) -> Result<api::Status, Fail> {
+        let reply: StatusReply = self.read(&Call::GetStatus {})?;
+        Ok(reply.status)
+    }
+
+    /// Calls what changes nothing, and so can be asked of the next supervisor as well.
+    pub fn read<T: DeserializeOwned>(&mut self, call: &Call) -> Result<T, Fail> {
         let until = Instant::now() + ANSWER;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let fail = match self.status_within(left.max(LOOK)) {
+            let fail = match self.call_within(call, left.max(LOOK)) {
                 Err(CallError::Ended(fail)) if !left.is_zero() => fail,
+                // Its last words: what reads is in nobody's way but that of the next one.
+                Err(error @ CallError::Refused(api::Error::InProgress { .. }))
+                    if !left.is_zero() =>
+                {
+                    error.into()
+                }
                 other => return Ok(other?),
             };
             std::thread::sleep(LOOK);
@@ -150,10 +165,19 @@ impl Client {
     }
 
     fn status_within(&mut self, time: Duration) -> Result<api::Status, CallError> {
-        self.bound(Some(time))?;
-        let reply: StatusReply = self.call(&Call::GetStatus {})?;
-        self.bound(None)?;
+        let reply: StatusReply = self.call_within(&Call::GetStatus {}, time)?;
         Ok(reply.status)
+    }
+
+    fn call_within<T: DeserializeOwned>(
+        &mut self,
+        call: &Call,
+        time: Duration,
+    ) -> Result<T, CallError> {
+        self.bound(Some(time))?;
+        let reply = self.call(call)?;
+        self.bound(None)?;
+        Ok(reply)
     }
 
     /// How long an answer may take from now on.
@@ -265,20 +289,27 @@ impl Client {
             return self.ended();
         }
         if error.kind() == io::ErrorKind::WouldBlock {
-            let (service, _) = units(&self.name);
             let text = format!("the supervisor of {} does not answer", self.name);
-            let hint = format!("systemctl status {service}; journalctl -e -u {service}");
-            return CallError::Broken(Fail::new(Status::Failed, text).hint(hint));
+            let fail = Fail::new(Status::Failed, text);
+            return CallError::Broken(self.where_to_look(fail, true));
         }
         let text = format!("cannot talk to the supervisor of {}: {error}", self.name);
         CallError::Broken(Fail::new(Status::Failed, text))
     }
 
     fn ended(&self) -> CallError {
-        let (service, _) = units(&self.name);
         let text = format!("the supervisor of {} ended before it answered", self.name);
-        let hint = format!("journalctl -e -u {service}");
-        CallError::Ended(Fail::new(Status::Failed, text).hint(hint))
+        let fail = Fail::new(Status::Failed, text);
+        CallError::Ended(self.where_to_look(fail, false))
+    }
+
+    fn where_to_look(&self, fail: Fail, with_status: bool) -> Fail {
+        let (service, _) = units(&self.name);
+        fail.hint(match (self.is_service, with_status) {
+            (true, true) => format!("systemctl status {service}; journalctl -e -u {service}"),
+            (true, false) => format!("journalctl -e -u {service}"),
+            (false, _) => "see what it wrote where it runs".to_owned(),
+        })
     }
 }
 

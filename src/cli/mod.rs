@@ -129,7 +129,7 @@ enum Verb {
     /// Execute the supervisor's program again, as it is on disk now; the workers stay
     ///
     /// What the upgrade of the package does. The same process goes on with the new program, and
-    /// nothing is lost or broken. A reload that is under way is waited for. If the new program
+    /// nothing is lost or broken. What is under way (a reload, a start) is waited for. If the new program
     /// cannot go on with what the old one has, nothing is changed and the exit status is 1.
     Upgrade {
         /// The app

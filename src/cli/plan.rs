@@ -17,7 +17,7 @@ struct Reply {
 
 pub fn main(name: &str, json: bool) -> Result<(), Fail> {
     let mut client = Client::connect(name)?;
-    let plan = client.call::<Reply>(&Call::Plan {})?.plan;
+    let plan = client.read::<Reply>(&Call::Plan {})?.plan;
     if json {
         outln!("{}", json!(plan));
         return Ok(());

@@ -39,7 +39,7 @@ pub fn restart(target: &Target) -> Result<(), Fail> {
 
 fn change(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     let began = SystemTime::now();
-    detach_on_signals(name)?;
+    detach_on_signals(name, 0)?;
     // Run by systemd (ExecReload=) our stderr is the journal, where the supervisor's own
     // lines say all this already.
     let quiet = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
@@ -129,10 +129,10 @@ fn show_last_lines(error: &api::Error, since: SystemTime) {
     }
 }
 
-/// Ctrl-C and SIGTERM end this command, not what it has begun. systemd sends SIGTERM to a
-/// reload command when the unit is stopped, and takes an exit status other than 0 for a
-/// failure of the unit.
-fn detach_on_signals(name: &str) -> Result<(), Fail> {
+/// Ctrl-C and SIGTERM end this command, not what it has begun; after SIGTERM with the exit
+/// status `terminated`. systemd sends that to a reload command when the unit is stopped, and
+/// takes an exit status other than 0 for a failure of the unit.
+pub(super) fn detach_on_signals(name: &str, terminated: i32) -> Result<(), Fail> {
     let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
     mask.thread_block().map_err(io::Error::from)?;
     let name = name.to_owned();
@@ -142,7 +142,7 @@ fn detach_on_signals(name: &str) -> Result<(), Fail> {
             "{name} | not waiting any longer; what has begun goes on: app-cluster status {name}"
         );
         std::process::exit(match signal {
-            Ok(Signal::SIGTERM) => 0,
+            Ok(Signal::SIGTERM) => terminated,
             _ => 130,
         });
     })?;

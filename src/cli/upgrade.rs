@@ -2,6 +2,7 @@
 //! `app-cluster upgrade` and `restart --keep-workers`: another supervisor, the same workers.
 
 use super::client::{CallError, Client, Successor, successor};
+use super::reload::detach_on_signals;
 use super::target::Target;
 use super::{Fail, Status, units};
 use crate::api::{self, Call, Outcome};
@@ -11,6 +12,9 @@ use std::time::Duration;
 
 /// How long the next supervisor may take to answer.
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// Exit status of who was ended by SIGTERM, as a shell tells it.
+const TERMINATED: i32 = 128 + 15;
 
 pub fn main(name: &str, now: bool, json: bool) -> Result<(), Fail> {
     replace(name, &Call::Upgrade { now }, json)
@@ -30,10 +34,15 @@ pub fn keep_workers(target: &Target) -> Result<(), Fail> {
 
 /// Calls, then waits until the supervisor that was promised answers.
 fn replace(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
+    // Not before there is somebody who may be asked.
     let mut client = Client::connect(name)?;
+    detach_on_signals(name, TERMINATED)?;
     let before = client.status()?;
     if before.incarnation == 0 {
         return Err(too_old(name, &before));
+    }
+    if matches!(call, Call::Upgrade { now: true }) && before.rollout.is_none() {
+        errln!("{name} | --now: there is no reload to take back");
     }
     let progress = |step: &str| errln!("{name} | {step}");
     let outcome: Outcome = match client.call_with_progress(call, progress) {
@@ -42,10 +51,7 @@ fn replace(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
             let fail = Fail::from(CallError::Refused(error));
             return Err(match has_hint {
                 true => fail,
-                false => fail.hint(format!(
-                    "version {} serves on; app-cluster status {name}",
-                    before.version
-                )),
+                false => fail.hint(format!("app-cluster status {name}")),
             });
         }
         other => other?,
@@ -125,11 +131,18 @@ fn nobody(name: &str, before: &api::Status) -> Fail {
     let seconds = WITHIN.as_secs();
     let text = format!(
         "the supervisor of {name} has left its workers to the next one, but that one has not \
-         answered within {seconds}s; the workers serve on"
+         answered within {seconds}s; the workers may serve on"
     );
     let hint = match &before.unit {
-        Some(unit) => format!("systemctl status {unit}; journalctl -e -u {unit}"),
-        None => "see what it wrote where it runs".to_owned(),
+        Some(unit) => format!(
+            "journalctl -e -u {unit}; to begin anew: app-cluster stop {name}, then \
+             systemctl start {unit}"
+        ),
+        None => {
+            let pids: Vec<String> = pids(before).map(|pid| pid.to_string()).collect();
+            let pids = pids.join(" ");
+            format!("see what it wrote where it runs; workers that are left: kill {pids}")
+        }
     };
     Fail::new(Status::Failed, text).hint(hint)
 }
