@@ -7,6 +7,7 @@ use crate::harness::{Test, TestBox, test};
 
 pub const TESTS: &[Test] = &[
     test!(stop_leaves_nothing),
+    test!(what_workers_write_saves_none_of_them),
     test!(a_crash_leaves_the_workers),
     test!(a_stop_between_two_starts_is_finished_by_our_own),
     test!(a_stop_between_two_starts_is_finished_by_the_next_start),
@@ -105,6 +106,18 @@ fn stop_leaves_nothing(b: &TestBox) {
         .ok();
     nothing_is_left(b);
     assert_eq!(lines_of_sweep(b).len(), 2);
+}
+
+/// The runtime directory is theirs too: at a stop it is systemd's word that counts.
+fn what_workers_write_saves_none_of_them(b: &TestBox) {
+    app::start(b, &app::hello(2));
+    stray(b, "w901", "exec sleep 1005");
+    b.sh(&format!("mkdir {RUNTIME}/ending; touch {RUNTIME}/keep"))
+        .ok();
+    b.run(&["systemctl", "stop", "app-cluster.socket", SERVICE])
+        .ok();
+    nothing_is_left(b);
+    assert_eq!(lines_of_sweep(b).len(), 1);
 }
 
 fn a_crash_leaves_the_workers(b: &TestBox) {
