@@ -7,6 +7,7 @@
 //! event.
 
 mod announce;
+mod begin;
 mod bind;
 mod cgroup;
 mod companion;
@@ -52,19 +53,19 @@ pub use systemd::{Systemd, watchdog};
 use crate::config::{Config, ConfigError};
 use crate::core::{Event, GenerationId, Outcome, RequestId, Supervisor, Time, WorkerId};
 use crate::frontend::control::Control;
-use crate::frontend::{Answer, Ask, Desk, OpenCalls};
+use crate::frontend::{Answer, Ask, OpenCalls};
 use crate::units::Running;
 use anyhow::{Context, Result};
 use cgroup::Cgroup;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use nix::time::{ClockId, clock_gettime};
 use notify::NotifySocket;
 use output::Tail;
 use poller::{Poller, Token};
 use release::Release;
-use resume::{Kept, Name, Recorder, State, Strangers, Upgrade};
+use resume::{Kept, Recorder, State, Strangers, Upgrade};
 use sd_notify::NotifyState;
 use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
@@ -216,14 +217,6 @@ pub struct Engine {
     control: Control,
 }
 
-/// Where our program was when we were started: there a newer one is put in its place.
-fn own_program() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    let text = own.to_string_lossy();
-    // As proc_pid_exe(5) has it if that has happened already.
-    PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
-}
-
 /// CLOCK_MONOTONIC (clock_gettime(2)).
 pub fn now() -> Time {
     let spec = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
@@ -231,167 +224,6 @@ pub fn now() -> Time {
 }
 
 impl Engine {
-    /// Prepares everything; nothing is spawned yet.
-    ///
-    /// # Errors
-    /// The configuration does not fit this machine, or a system call failed.
-    pub fn new(mut parts: Parts) -> Result<Engine> {
-        let (desk, calls, bell) = Desk::new()?;
-        let open = desk.open();
-        let mut resumed = parts.resumed;
-        let kept = resumed.as_mut().and_then(|r| r.kept.take(Name::Control));
-        let (control, control_is_new) = Control::listen(&parts.runtime.control(), desk, kept)?;
-        let cgroup = Cgroup::delegated();
-        let groups = cgroup
-            .iter()
-            .flat_map(Cgroup::workers)
-            .map(|worker| worker.0);
-        let unused = groups.max().unwrap_or(0) + 1;
-        let (core, releases, primary, blocking) = match &mut resumed {
-            Some(resumed) => {
-                let state = &mut resumed.state;
-                let mut core = state.core.clone();
-                core.number_from(unused);
-                let mut releases = std::mem::take(&mut state.releases);
-                for release in releases.values_mut() {
-                    let own = crate::config::inherited_environment();
-                    release.launch.renew(&release.config, own);
-                }
-                let blocking = releases
-                    .get(&core.generation())
-                    .is_some_and(|r| r.config.blocking);
-                (core, releases, std::mem::take(&mut state.node), blocking)
-            }
-            None => {
-                parts.runtime.clear()?;
-                let release = Release::new(parts.first)?;
-                let policy = release.policy(parts.listeners.is_empty());
-                let seed = now().0 ^ u64::from(std::process::id());
-                let blocking = release.config.blocking;
-                let mut core = Supervisor::new(policy, seed);
-                core.number_from(unused);
-                let releases = BTreeMap::from([(GenerationId(1), release)]);
-                (core, releases, node::PrimaryState::default(), blocking)
-            }
-        };
-        let written = parts.runtime.write_preload(crate::protocol::node::PRELOAD);
-        let preload = match written {
-            Ok(()) => Some(parts.runtime.preload()),
-            Err(error) => {
-                let place = parts.runtime.preload();
-                parts.journal.log(Record::plain(
-                    Level::Warning,
-                    format!(
-                        "cannot write {}: {error}; kept-alive connections of Node workers may \
-                         lose requests at reloads, and launchers such as npm do not work",
-                        place.display()
-                    ),
-                ));
-                None
-            }
-        };
-        for listener in &parts.listeners {
-            listener.set_blocking(blocking)?;
-            listener.prepare_for_steering()?;
-        }
-        let mask: SigSet = SIGNALS.into_iter().collect();
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&mask, flags)?;
-        let poller = Poller::new()?;
-        poller.add(&signals, Token::Signal)?;
-        poller.add(&*bell, Token::Request)?;
-        let memory = memory::Looks::new()?;
-        poller.add(memory.bell(), Token::Measured)?;
-        for (n, listener) in parts.listeners.iter().enumerate() {
-            for (line, socket) in listener.lines.iter().enumerate() {
-                poller.add(&socket.fd, Token::Line(n, line))?;
-            }
-        }
-        // Processes that lose their parent become our children, so that none is lost.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let (snapshot, resumed, node, incarnation) = match resumed {
-            Some(Resumed {
-                state,
-                snapshot,
-                mut kept,
-            }) => {
-                let node = node::Primary::resume(primary, preload, &mut kept);
-                let incarnation = state.incarnation + 1;
-                (Some(snapshot), Some((state, kept)), node, incarnation)
-            }
-            None => {
-                // Of no use to anybody.
-                for name in parts.left.drain(..) {
-                    parts.systemd.unstore(&name);
-                }
-                (None, None, node::Primary::new(preload), 1)
-            }
-        };
-        let managed = report::is_main_process_of_a_unit();
-        let unit = managed.then(report::own_unit).flatten();
-        let mut recorder = Recorder::new(snapshot, parts.left, incarnation);
-        if control_is_new {
-            recorder.replaced(Name::Control);
-        }
-        Ok(Engine {
-            running: Running::look(&parts.name, unit.as_deref()),
-            core,
-            name: parts.name,
-            load: parts.load,
-            config: parts.config,
-            poller,
-            signals,
-            bell,
-            calls,
-            open,
-            // systemd watches the sockets that it passed until it knows that we are ready.
-            steering: Steering::new(
-                &parts.listeners,
-                parts.inherited && parts.systemd.is_there(),
-            ),
-            listeners: parts.listeners,
-            node,
-            audience: messages::Audience::default(),
-            memory,
-            companion: companion::Companion::default(),
-            inherited: parts.inherited,
-            releases,
-            held: BTreeMap::new(),
-            tails: VecDeque::new(),
-            dying: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            // Those of a supervisor before us may still be known.
-            next_request: (incarnation << 32) + 1,
-            pending: VecDeque::new(),
-            outcome: None,
-            runtime: parts.runtime,
-            journal: parts.journal,
-            unit,
-            watchdog: parts
-                .systemd
-                .is_there()
-                .then(|| systemd::watchdog().0)
-                .flatten(),
-            systemd: parts.systemd,
-            style: parts.style,
-            cgroup,
-            next_ping: None,
-            extended: None,
-            notify_refused: 0,
-            notify_garbage: 0,
-            interrupted: false,
-            broken: None,
-            barrier: None,
-            recorder,
-            upgrade: None,
-            strangers: Strangers::default(),
-            stale: None,
-            program: own_program(),
-            resumed,
-            control,
-        })
-    }
-
     /// Supervises until the end.
     ///
     /// # Errors
