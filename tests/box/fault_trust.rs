@@ -16,6 +16,8 @@ pub const TESTS: &[Test] = &[
     test!(strangers_and_the_dead),
     test!(taking_over_without_groups),
     test!(the_configuration_broke_meanwhile),
+    test!(what_adopted_workers_see_and_write),
+    test!(a_pid_that_is_anothers_by_now),
 ];
 
 const BOTH: &[Kind] = &[Kind::NewConnection, Kind::KeepAlive];
@@ -190,4 +192,83 @@ fn the_configuration_broke_meanwhile(b: &TestBox) {
     let text = b.journal(&["-u", SERVICE]);
     assert!(!text.contains("INVOCATION_ID") && !text.contains("JOURNAL_STREAM"));
     app::all_slots_answer(b, WORKERS);
+}
+
+/// Answers with what is in /tmp, leaves a file there, and writes a line.
+const SEEN: &str = r#"
+import http.server, os, socket
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        open(f"/tmp/was-here-{os.getpid()}", "w").close()
+        print("asked", os.getpid(), flush=True)
+        body = " ".join(os.listdir("/tmp")).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+server = http.server.HTTPServer(("", 0), Handler, bind_and_activate=False)
+server.socket = socket.socket(fileno=3)
+server.serve_forever()
+"#;
+
+fn what_adopted_workers_see_and_write(b: &TestBox) {
+    b.write("/srv/app/seen.py", SEEN);
+    let config = "command = \"/usr/bin/python3 /srv/app/seen.py\"\nworkers = 1\n\
+                  ready = { delay = \"500ms\" }\n";
+    app::start(b, config);
+    let before = app::all_ready(b, 1);
+    kill_supervisor(b, "");
+    b.write("/tmp/of-root", "");
+    let listed = app::get(b, "/").ok();
+    assert!(listed.contains("of-root"), "{listed}");
+    assert_eq!(app::all_ready(b, 1), before);
+    let pid = format!("_PID={}", before[0]);
+    let unit = format!("_SYSTEMD_UNIT={SERVICE}");
+    let line = format!("asked {}", before[0]);
+    b.wait_for("its line in the journal", LONG, || {
+        b.journal(&[&pid, &unit]).contains(&line)
+    });
+    // Who comes after it sees what it has left.
+    b.run(&["systemctl", "reload", SERVICE]).ok();
+    let listed = app::get(b, "/").ok();
+    let left = format!("was-here-{}", before[0]);
+    assert!(listed.contains(&left), "{listed}");
+}
+
+/// The worker dies while no supervisor runs, and its pid is given to somebody else, who does not
+/// notice.
+fn a_pid_that_is_anothers_by_now(b: &TestBox) {
+    app::drop_in(b, "[Service]\nNotifyAccess=all\nRestartSec=3s\n");
+    app::start(b, &config());
+    let before = app::all_ready(b, WORKERS);
+    forget(b, "appc.pidfd.w1");
+    let pid = before[0];
+    // As many processes as it takes until one has the pid (it may take all of them).
+    let script = format!(
+        "import os, subprocess, time\n\
+         wanted = {pid}\n\
+         while os.path.exists(f'/proc/{{wanted}}'): time.sleep(0.01)\n\
+         open('/proc/sys/kernel/ns_last_pid', 'w').write(str(wanted - 1))\n\
+         p = subprocess.Popen(['sleep', '1003'], start_new_session=True)\n\
+         print(p.pid)\n\
+         p.pid == wanted and time.sleep(60)\n"
+    );
+    b.write("/tmp/same.py", &script);
+    let task = b.spawn(
+        "mount -o remount,rw /proc/sys 2>/dev/null; exec python3 -u /tmp/same.py",
+        Duration::from_secs(90),
+    );
+    kill_supervisor(b, &pid.to_string());
+    let name = b.sh(&format!("cat /proc/{pid}/comm || true")).ok();
+    whole(b, "with its pid taken", WORKERS);
+    let now = app::all_ready(b, WORKERS);
+    assert_eq!(now[1], before[1]);
+    assert_ne!(now[0], pid);
+    assert_eq!(name.trim(), "sleep", "the pid was not to be had");
+    let still = b.sh(&format!("cat /proc/{pid}/comm")).ok();
+    assert_eq!(still.trim(), "sleep", "it was touched");
+    b.sh("pkill -f 'sleep 100[3]' || true").ok();
+    drop(task);
 }
