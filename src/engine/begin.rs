@@ -120,9 +120,12 @@ impl Engine {
 /// An app that nobody has supervised.
 fn begin(parts: &mut Parts, preload: Option<PathBuf>) -> Result<Known> {
     parts.runtime.clear()?;
-    // Of no use to anybody.
+    let mut recorder = Recorder::new(None, Vec::new(), 1);
     for name in parts.left.drain(..) {
-        parts.systemd.unstore(&name);
+        // Of no use to anybody.
+        if !parts.systemd.unstore(&name) {
+            recorder.remove(name);
+        }
     }
     let release = Release::new(parts.first.clone())?;
     let policy = release.policy(parts.listeners.is_empty());
@@ -131,7 +134,7 @@ fn begin(parts: &mut Parts, preload: Option<PathBuf>) -> Result<Known> {
         core: Supervisor::new(policy, seed),
         releases: BTreeMap::from([(GenerationId(1), release)]),
         node: node::Primary::new(preload),
-        recorder: Recorder::new(None, Vec::new(), 1),
+        recorder,
         incarnation: 1,
         resumed: None,
     })

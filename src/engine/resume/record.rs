@@ -113,7 +113,12 @@ impl Recorder {
 
     /// What was stored under `name` is another descriptor now.
     pub fn replaced(&mut self, name: Name) {
-        self.replaced.push(name.to_string());
+        self.remove(name.to_string());
+    }
+
+    /// What is stored under `name` is to go.
+    pub fn remove(&mut self, name: String) {
+        self.replaced.push(name);
         self.incomplete = true;
     }
 
