@@ -90,15 +90,11 @@ fn killed_at_a_point(b: &TestBox) {
 }
 
 fn killed_at_every_point(b: &TestBox) {
-    if scale(1, 0) == 1 {
-        at_each(b, ALL, "");
-    }
+    at_each(b, ALL, "");
 }
 
 fn killed_at_every_point_with_a_line_each(b: &TestBox) {
-    if scale(1, 0) == 1 {
-        at_each(b, ALL, "balance = \"even\"\nmax_workers = 8\n");
-    }
+    at_each(b, ALL, "balance = \"even\"\nmax_workers = 8\n");
 }
 
 /// What a fault needs of the unit.
