@@ -4,8 +4,8 @@
 //! The units have `KillMode=process`, so that workers outlive a supervisor that crashes and
 //! the next one takes them over. After a stop nobody would: systemd runs this verb as
 //! `ExecStopPost=` of the service, at its stop and at its crash alike; [`decide`] tells these
-//! apart, by what systemd says about its jobs. systemd does not run it again for a unit that is stopped between two
-//! attempts to start; `stop`, `delete` and the removal of the package then call
+//! apart, by what systemd says about its jobs. systemd does not run it again for a unit that
+//! is stopped between two attempts to start; `stop`, `delete` and the removal of the package then call
 //! [`after_stop`], and the next supervisor does the same.
 
 mod group;

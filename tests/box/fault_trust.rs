@@ -107,10 +107,10 @@ fn strangers_and_the_dead(b: &TestBox) {
     let before = app::all_ready(b, WORKERS);
     // One in a group that nobody knows of, one in none.
     let script = format!(
-        "cd /sys/fs/cgroup/system.slice/{SERVICE} && mkdir w77 && chown -R app-cluster: w77 && \
+        "cd /sys/fs/cgroup/system.slice/{SERVICE}; mkdir w77; chown -R app-cluster: w77; \
          setpriv --reuid app-cluster --clear-groups setsid sleep 1001 & \
          setpriv --reuid app-cluster --clear-groups setsid sleep 1002 & \
-         sleep 0.5; cd /sys/fs/cgroup/system.slice/{SERVICE}; \
+         until pgrep -f '^sleep 1001' && pgrep -f '^sleep 1002'; do sleep 0.02; done; \
          pgrep -f '^sleep 1001' > w77/cgroup.procs && pgrep -f '^sleep 1002' > cgroup.procs"
     );
     let task = b.spawn(&script, Duration::from_secs(120));

@@ -15,7 +15,7 @@ fn hello(workers: u32) -> Dev {
 }
 
 /// Clients of all kinds, paced so that they measure losses, not the machine.
-fn clients(dev: &Dev) -> Load {
+pub fn clients(dev: &Dev) -> Load {
     let spec = LoadSpec::tcp(dev.address())
         .with_pace(Kind::NewConnection, 4, 200)
         .with_pace(Kind::KeepAlive, 4, 200)

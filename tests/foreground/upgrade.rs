@@ -2,7 +2,7 @@
 //! The supervisor executes its program again: nobody notices.
 
 use crate::dev::{BINARY, Dev, Setup, WITHIN, get, install, scale, wait};
-use crate::load::{Kind, Load, LoadSpec};
+use crate::serving::clients;
 use crate::upgrades::{call, refusal, upgrade};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,17 +16,6 @@ fn hello(workers: u32, keys: &str) -> Setup {
     Setup::with_config(&format!(
         "command = [{BINARY:?}, \"hello\"]\nworkers = {workers}\ncanary_time = \"50ms\"\n{keys}\n"
     ))
-}
-
-fn clients(dev: &Dev) -> Load {
-    let spec = LoadSpec::tcp(dev.address())
-        .with_pace(Kind::NewConnection, 4, 200)
-        .with_pace(Kind::KeepAlive, 4, 200)
-        .with(Kind::Slow { ms: 300 }, 3)
-        .with(Kind::SlowPost, 3);
-    let load = Load::start(spec).expect("clients");
-    load.wait_for(3, WITHIN).expect("clients at work");
-    load
 }
 
 /// A request that is answered in so many milliseconds.

@@ -7,6 +7,10 @@ use super::*;
 
 /// Four ready workers, and a reload to others that takes this long to go on.
 pub(super) fn rolling(on_failure: OnFailure, then: u64) -> Sim {
+    replacing(Request::Reload, on_failure, then)
+}
+
+fn replacing(how: Request, on_failure: OnFailure, then: u64) -> Sim {
     let mut sim = Sim::new(policy(4), Script::default());
     sim.run(ms(1_000));
     let next = Policy {
@@ -14,7 +18,7 @@ pub(super) fn rolling(on_failure: OnFailure, then: u64) -> Sim {
         ..policy(4)
     };
     sim.configs = VecDeque::from([Ok((next, Script::default()))]);
-    sim.request(1, Request::Reload);
+    sim.request(1, how);
     sim.run(ms(then));
     sim
 }
@@ -106,15 +110,7 @@ fn a_rollout_that_went_back_goes_on_to() {
 fn a_restart_that_stops_first_goes_back_or_on() {
     for (on_failure, serves) in [(OnFailure::Rollback, 1), (OnFailure::Hold, 2)] {
         for then in [10, 80] {
-            let mut sim = Sim::new(policy(4), Script::default());
-            sim.run(ms(1_000));
-            let next = Policy {
-                on_failure,
-                ..policy(4)
-            };
-            sim.configs = VecDeque::from([Ok((next, Script::default()))]);
-            sim.request(1, Request::Restart);
-            sim.run(ms(then));
+            let mut sim = replacing(Request::Restart, on_failure, then);
             sim.die(ms(10));
             sim.run(ms(9_000));
             assert_at_rest(&sim);
