@@ -29,7 +29,9 @@ fn config(timeout: &str) -> String {
 fn started(timeout: &str) -> Dev {
     let setup = Setup::with_config(&config(timeout));
     setup.write("check", CHECK);
-    setup.start()
+    let dev = setup.start();
+    dev.until_well();
+    dev
 }
 
 fn says(dev: &Dev, slot: u32, line: &str) {

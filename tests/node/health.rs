@@ -19,8 +19,10 @@ pub const ROWS: &[Row] = &[
 const CHECK: &str =
     "health = { http = \"/health\", interval = \"50ms\", timeout = \"400ms\", failures = 3 }";
 
-fn app(node: &Node, keys: &str) -> App {
-    App::new(node, "health.cjs").keys(CHECK).keys(keys)
+fn started(node: &Node, keys: &str) -> Dev {
+    let dev = App::new(node, "health.cjs").keys(CHECK).keys(keys).start();
+    dev.until_well();
+    dev
 }
 
 /// What the worker of this slot answers from now on.
@@ -43,10 +45,8 @@ fn is(status: &Status, slot: usize, state: &str) -> bool {
 /// The worker that says so gets no connections, and is the same one when it says otherwise.
 fn not_ready_and_back(node: &Node) -> Result<(), String> {
     for balance in ["even", "round-robin", "shared", "sticky"] {
-        let dev = app(node, &format!("balance = {balance:?}")).start();
+        let dev = started(node, &format!("balance = {balance:?}"));
         let pids = dev.pids();
-        let status = dev.until("asked", |s| s.slots.iter().all(|s| s.health.is_some()));
-        assert_eq!(status.slots[0].health.as_deref(), Some("well"));
         answers(&dev, 0, "503");
         let status = dev.until("not ready", |s| is(s, 0, "not-ready"));
         assert!(is(&status, 1, "ready"), "{status:?}");
@@ -85,7 +85,7 @@ fn bad_is_replaced(node: &Node) -> Result<(), String> {
         ),
         ("close", "/health got no answer, the connection was closed"),
     ] {
-        let dev = app(node, "").start();
+        let dev = started(node, "");
         let pids = dev.pids();
         answers(&dev, 0, answer);
         // The one that comes is well.
@@ -106,7 +106,7 @@ fn bad_is_replaced(node: &Node) -> Result<(), String> {
 /// Nobody is left, so all go on: better than nobody.
 fn all_not_ready(node: &Node) -> Result<(), String> {
     for balance in ["even", "round-robin"] {
-        let dev = app(node, &format!("balance = {balance:?}")).start();
+        let dev = started(node, &format!("balance = {balance:?}"));
         let pids = dev.pids();
         for slot in 0..2 {
             answers(&dev, slot, "503");
@@ -123,7 +123,7 @@ fn all_not_ready(node: &Node) -> Result<(), String> {
 
 /// A release that is not well is not rolled out: the old workers are the same as before.
 fn releases(node: &Node) -> Result<(), String> {
-    let dev = app(node, "").start();
+    let dev = started(node, "");
     let pids = dev.pids();
     let good = std::fs::read_to_string(dev.path("app.toml")).expect("a configuration");
     for (answer, told) in [
@@ -158,8 +158,7 @@ fn releases(node: &Node) -> Result<(), String> {
 
 /// Whatever a worker answers, the supervisor goes on and has not grown.
 fn odd(node: &Node) -> Result<(), String> {
-    let dev = app(node, "").start();
-    dev.until("asked", |s| s.slots.iter().all(|s| s.health.is_some()));
+    let dev = started(node, "");
     for (answer, told) in [
         ("stays open", None),
         ("huge", None),

@@ -231,6 +231,13 @@ impl Dev {
         self.lines.lock().0.len()
     }
 
+    /// Waits until each worker has answered that it is well. Until then it has not proved
+    /// itself, and a bad answer is a failed start.
+    pub fn until_well(&self) {
+        let well = |slot: &SlotStatus| slot.health.as_deref() == Some("well");
+        self.until("well", |status| status.slots.iter().all(well));
+    }
+
     /// The first line with this in it.
     pub fn wait_for_line(&self, part: &str) -> String {
         self.wait_for_line_after(0, part)
