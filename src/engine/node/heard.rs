@@ -11,7 +11,7 @@ impl Engine {
     /// Something has happened on a worker's channel.
     pub(in super::super) fn take_channel(&mut self, worker: WorkerId) {
         let Some(talk) = self.talk(worker) else {
-            return;
+            return self.take_stray(worker);
         };
         talk.channel.flush();
         let received = match talk.channel.is_clogged() {
