@@ -106,6 +106,16 @@ pub enum Action {
     Exit(Outcome),
 }
 
+impl Action {
+    /// Whether a worker ends by it, or begins to.
+    pub fn ends_a_worker(&self) -> bool {
+        matches!(
+            self,
+            Action::Drain { .. } | Action::Signal { .. } | Action::Kill { .. }
+        )
+    }
+}
+
 /// Why the supervisor ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {

@@ -51,7 +51,7 @@ pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
 
 use crate::config::{Config, ConfigError};
-use crate::core::{Event, GenerationId, Outcome, RequestId, Supervisor, Time, WorkerId};
+use crate::core::{Action, Event, GenerationId, Outcome, RequestId, Supervisor, Time, WorkerId};
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, OpenCalls};
 use crate::units::Running;
@@ -291,11 +291,13 @@ impl Engine {
     fn feed(&mut self, event: Event) {
         self.pending.push_back(event);
         while let Some(event) = self.pending.pop_front() {
-            self.recorder.hear(&event);
-            let actions = self.core.handle(now(), event);
-            self.recorder.see(&actions);
-            for action in actions {
-                self.perform(action);
+            let actions = self.recorder.follow(&mut self.core, now(), event);
+            let first = actions.iter().position(Action::ends_a_worker);
+            for (n, action) in actions.iter().enumerate() {
+                if Some(n) == first {
+                    self.record_ends(&actions[n..]);
+                }
+                self.perform(action.clone());
             }
         }
     }

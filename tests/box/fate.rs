@@ -24,11 +24,13 @@ pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
     let wanted = match test {
         "fate_of_hello"
         | "fate_of_node_even"
+        | "a_torn_snapshot_and_node"
         | "an_upgrade_of_the_package_loses_nothing"
         | "a_stop_after_an_adoption_leaves_nothing" => &["bookworm"],
         "fate_of_hello_even"
         | "fate_of_node"
         | "fate_of_gunicorn"
+        | "a_torn_snapshot_and_node_without_the_preload"
         | "many_supervisors_leak_nothing"
         | "a_reboot_after_an_adoption_is_quick" => &["trixie"],
         "fate_of_node_round_robin"

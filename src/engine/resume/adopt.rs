@@ -28,6 +28,9 @@ impl Engine {
         if exact && self.core.said_ready() {
             self.systemd_knows();
         }
+        for worker in state.unsent {
+            self.core.doubt_signal(worker);
+        }
         let lines = Lines::new(state.lines, &self.listeners);
         let mut gone = Vec::new();
         let mut found = Vec::new();
