@@ -41,6 +41,7 @@ enum Trigger {
 const FEW: &[(Trigger, &[&str])] = &[
     (Trigger::Reload, &["after-spawn"]),
     (Trigger::Leave, &["after-datagram"]),
+    (Trigger::Reload, &["after-signal"]),
     (Trigger::BadReload, &["rollout-reverting-recorded"]),
     (Trigger::Kill, &["mid-adoption", "after-adoption"]),
 ];
@@ -62,6 +63,7 @@ const ALL: &[(Trigger, &[&str])] = &[
     (Trigger::Reload, &["rollout-progress-recorded"]),
     (Trigger::Reload, &["worker-draining"]),
     (Trigger::Reload, &["worker-draining-recorded"]),
+    (Trigger::Reload, &["before-signal"]),
     (Trigger::Reload, &["after-signal"]),
     (Trigger::Reload, &["after-signal-recorded"]),
     (Trigger::Reload, &["worker-exited"]),
@@ -104,7 +106,9 @@ fn prepare(b: &TestBox) {
 }
 
 fn config(more: &str) -> String {
-    app::hello(WORKERS) + more + "canary_time = \"100ms\"\nmin_ready_time = \"50ms\"\n"
+    app::hello(WORKERS)
+        + more
+        + "canary_time = \"100ms\"\nmin_ready_time = \"50ms\"\ndrain_timeout = \"10s\"\n"
 }
 
 fn at_each(b: &TestBox, rows: &[(Trigger, &[&str])], more: &str) {
@@ -208,6 +212,7 @@ fn killed_while_it_stops(b: &TestBox) {
         "worker-exited",
         "before-end",
         "after-end",
+        "before-signal",
     ];
     for point in &all[scale(0, 3)..scale(all.len(), 5)] {
         app::all_ready(b, WORKERS);

@@ -259,10 +259,7 @@ fn a_worker_that_is_asked_to_end_is_known_for_one() {
         assert!(again.is_none_or(|at| at == began + ms(3_000)), "{again:?}");
         sim.run(ms(10_000));
         assert_at_rest(&sim);
-        assert_eq!(
-            sim.signals[&worker].len(),
-            1 + usize::from(sent && again.is_some())
-        );
+        assert_eq!(sim.signals[&worker].len(), 1, "{cut} {recorded}");
         assert_eq!(sim.killed, BTreeMap::new());
     }
     let all = [
