@@ -33,6 +33,9 @@ const ENDING: &str = "ending";
 /// The supervisor has left its workers on purpose. Likewise.
 const KEEP: &str = "keep";
 
+/// The supervisor has shut sockets down for a moment. Likewise.
+const SHUT: &str = "shut";
+
 /// What is to be done with processes that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -81,17 +84,31 @@ fn decide(plan: Plan, result: &str, marks: Marks) -> Verdict {
 }
 
 /// Asks systemd, which may be busy with other things, or have no D-Bus.
-fn plan(service: String) -> Plan {
+fn ask<T: Send + 'static>(
+    what: impl FnOnce(Systemd) -> Result<T, Fail> + Send + 'static,
+) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     let asked = std::thread::Builder::new().spawn(move || {
-        let job = Systemd::connect("").and_then(|systemd| systemd.pending_job(&service));
-        let _ = sender.send(job);
+        let _ = sender.send(Systemd::connect("").and_then(what));
     });
-    let job = asked.ok().and_then(|_| receiver.recv_timeout(ASKED).ok());
-    match job {
-        Some(Ok(Some(job))) if job == "stop" || job == "restart" => Plan::Stop,
-        Some(Ok(_)) => Plan::Go,
-        Some(Err(_)) | None => Plan::Unknown,
+    let answer = asked.ok().and_then(|_| receiver.recv_timeout(ASKED).ok());
+    answer.and_then(Result::ok)
+}
+
+fn plan(service: String) -> Plan {
+    match ask(move |systemd| systemd.pending_job(&service)) {
+        Some(Some(job)) if job == "stop" || job == "restart" => Plan::Stop,
+        Some(_) => Plan::Go,
+        None => Plan::Unknown,
+    }
+}
+
+/// The supervisor was killed in the microseconds between shutdown(2) and listen(2) of a socket.
+/// As soon as systemd sees the service down it polls the sockets, would find this one shut down,
+/// and fail the socket unit. It leaves them alone while a job for the service waits.
+fn keep_sockets_from_systemd(service: Option<String>) {
+    if let Some(service) = service {
+        let _ = ask(move |systemd| systemd.start_soon(&service));
     }
 }
 
@@ -123,7 +140,7 @@ pub fn main(name: &str) -> Result<(), Fail> {
         Some(unit) => service_of(unit),
         None => Some(units(name).0),
     };
-    let plan = service.map_or(Plan::Unknown, plan);
+    let plan = service.clone().map_or(Plan::Unknown, plan);
     // A directory or a link is none of ours.
     let there = |file: &str| {
         let found = std::fs::symlink_metadata(runtime.join(file));
@@ -131,7 +148,12 @@ pub fn main(name: &str) -> Result<(), Fail> {
     };
     let (ending, keep) = (there(ENDING), there(KEEP));
     let manner = match decide(plan, &result, Marks { ending, keep }) {
-        Verdict::Leave => return Ok(()),
+        Verdict::Leave => {
+            if there(SHUT) && plan == Plan::Go {
+                keep_sockets_from_systemd(service);
+            }
+            return Ok(());
+        }
         Verdict::Drain => gently(name),
         Verdict::Kill => Manner::AtOnce,
     };

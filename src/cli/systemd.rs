@@ -123,6 +123,14 @@ impl Systemd {
         }
     }
 
+    /// Has `unit` started as soon as that can be, unless something else is planned for it; does
+    /// not wait.
+    pub fn start_soon(&self, unit: &str) -> Result<(), Fail> {
+        let (doing, instead) = about("start", &[unit]);
+        let job = self.ask("StartUnit", &(unit, "fail"), &doing, &instead);
+        job.map(|_: OwnedObjectPath| ())
+    }
+
     /// `systemctl enable`, by links to each unit's own `[Install]` section.
     pub fn enable(&self, units: &[&str]) -> Result<Vec<FileChange>, Fail> {
         let (doing, instead) = about("enable", units);

@@ -52,6 +52,8 @@ mod schema_tests;
 mod section_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wrong_tests;
 
 pub use accounts::missing_accounts;
 pub use affinity::{CpuAffinity, list as cpu_list, order as cpu_order};

@@ -47,7 +47,7 @@ impl Runtime {
                  hint: `app-cluster status NAME` shows it; a second one needs another name"
             );
         };
-        for marker in ["keep", "ending"] {
+        for marker in ["keep", "ending", "shut"] {
             let _ = fs::remove_file(directory.join(marker));
         }
         Ok(Runtime {
@@ -85,6 +85,17 @@ impl Runtime {
     /// Where the order of lines is told, if it is another than theirs.
     pub fn order(&self) -> PathBuf {
         self.directory.join("order")
+    }
+
+    /// Says to `app-cluster sweep` whether sockets are shut down for a moment: if we are killed
+    /// then, systemd must not look at them before the next supervisor has.
+    pub fn say_shut(&self, shut: bool) {
+        let path = self.directory.join("shut");
+        // There is nothing to be done about it if it fails.
+        let _ = match shut {
+            true => fs::write(path, ""),
+            false => fs::remove_file(path),
+        };
     }
 
     /// Where the file is that is there once the app is to stop.

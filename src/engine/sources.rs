@@ -38,7 +38,7 @@ impl Engine {
     pub(super) fn take(&mut self, token: Token) {
         match token {
             Token::Notify(worker) => self.take_notify(worker, false),
-            Token::Channel(worker) => self.take_channel(worker),
+            Token::Channel(worker) => self.take_channel(worker, false),
             Token::CompanionChannel => self.take_companion_channel(),
             Token::Exit(worker) => self.take_exit(worker),
             Token::CompanionExit => self.take_companion_exit(),
@@ -125,6 +125,9 @@ impl Engine {
     pub(super) fn forget_notifications(&mut self) {
         for held in self.held.values_mut() {
             held.notify.forget();
+            if let Some(talk) = &mut held.talk {
+                talk.forget();
+            }
         }
     }
 
@@ -158,7 +161,7 @@ impl Engine {
         // While the zombie is there its pid, and so its session, is nobody else's.
         self.kill_tree(worker);
         self.take_notify(worker, true);
-        self.take_channel(worker);
+        self.take_channel(worker, true);
         let Some(held) = self.held.get(&worker) else {
             return;
         };

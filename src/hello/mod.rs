@@ -7,6 +7,7 @@
 //! `/slow?ms=N`, `/health`. [`http`] parses, [`conn`] decides, [`server`] does the I/O.
 
 pub mod conn;
+mod head;
 pub mod http;
 pub mod server;
 pub mod site;

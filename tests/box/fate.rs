@@ -32,9 +32,12 @@ pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
         | "fate_of_gunicorn"
         | "a_torn_snapshot_and_node_without_the_preload"
         | "many_supervisors_leak_nothing"
-        | "a_reboot_after_an_adoption_is_quick" => &["trixie"],
+        | "a_reboot_after_an_adoption_is_quick"
+        | "killed_ahead_of_an_answer_to_node" => &["trixie"],
         "fate_of_node_round_robin"
         | "killed_at_every_point"
+        | "killed_at_every_point_with_node"
+        | "killed_at_every_point_with_node_round_robin"
         | "killed_at_every_point_with_a_line_each" => &[""],
         // Files and numbers: the same everywhere.
         "a_pid_that_is_anothers_by_now" => &["trixie"],

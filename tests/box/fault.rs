@@ -18,14 +18,16 @@ pub const TESTS: &[Test] = &[
     test!(killed_while_it_stops),
 ];
 
+/// A reload does not take longer than it has to.
+pub const QUICK: &str = "canary_time = \"100ms\"\nmin_ready_time = \"50ms\"\n";
 const BOTH: &[Kind] = &[Kind::NewConnection, Kind::KeepAlive];
 /// In the runtime directory, so that the supervisor may change it.
-const FAULT: &str = "/run/app-cluster/app-cluster/fault";
-const WORKERS: usize = 3;
+pub const FAULT: &str = "/run/app-cluster/app-cluster/fault";
+pub const WORKERS: usize = 3;
 
 /// What makes the supervisor pass a point.
 #[derive(Clone, Copy, Debug)]
-enum Trigger {
+pub enum Trigger {
     Reload,
     /// A reload to a program that does not start.
     BadReload,
@@ -33,8 +35,23 @@ enum Trigger {
     /// A worker ends by itself.
     Leave,
     Upgrade,
+    /// A Node worker does not read a long message.
+    Send,
+    /// What clients do.
+    Load,
     /// The supervisor is killed; the point is passed by the next one.
     Kill,
+}
+
+/// A table, and what it is about.
+pub struct Table<'a> {
+    pub rows: &'a [(Trigger, &'a [&'a str])],
+    /// A configuration with so many workers.
+    pub good: String,
+    /// One whose workers do not start.
+    pub bad: String,
+    /// So many requests may fail at each kill: the supervisor had their connections.
+    pub lost: u64,
 }
 
 /// Of what each test passes: the names at which the supervisor is killed, one after the other.
@@ -88,56 +105,66 @@ const ALL: &[(Trigger, &[&str])] = &[
 ];
 
 fn killed_at_a_point(b: &TestBox) {
-    at_each(b, FEW, "");
+    at_each(b, &hello(FEW, ""));
 }
 
 fn killed_at_every_point(b: &TestBox) {
-    at_each(b, ALL, "");
+    at_each(b, &hello(ALL, ""));
 }
 
 fn killed_at_every_point_with_a_line_each(b: &TestBox) {
-    at_each(b, ALL, "balance = \"even\"\nmax_workers = 8\n");
+    at_each(b, &hello(ALL, "balance = \"even\"\nmax_workers = 8\n"));
+}
+
+fn hello<'a>(rows: &'a [(Trigger, &'a [&'a str])], more: &str) -> Table<'a> {
+    let good = config(more);
+    let bad = "environment = { APP_CLUSTER_HELLO_FAIL = \"1\" }\n";
+    Table {
+        rows,
+        bad: good.replace("\"hello\"]", "\"hello\", \"--no-such-option\"]") + bad,
+        good,
+        lost: 0,
+    }
 }
 
 /// What a fault needs of the unit.
-fn prepare(b: &TestBox) {
+pub fn prepare(b: &TestBox) {
     let text = format!("[Service]\nEnvironment=APP_CLUSTER_FAULT={FAULT}\n");
     app::drop_in(b, &text);
 }
 
 fn config(more: &str) -> String {
-    app::hello(WORKERS)
-        + more
-        + "canary_time = \"100ms\"\nmin_ready_time = \"50ms\"\ndrain_timeout = \"10s\"\n"
+    app::hello(WORKERS) + more + QUICK + "drain_timeout = \"10s\"\n"
 }
 
-fn at_each(b: &TestBox, rows: &[(Trigger, &[&str])], more: &str) {
+/// The supervisor is killed at each point, and all is as it should be afterwards.
+#[track_caller]
+pub fn at_each(b: &TestBox, table: &Table) {
     prepare(b);
-    let good = config(more);
-    app::configure(b, &good);
-    if !more.is_empty() {
-        b.run(&["app-cluster", "units", "--apply"]);
-        b.run(&["systemctl", "daemon-reload"]).ok();
-    }
-    app::start(b, &good);
+    app::configure(b, &table.good);
+    b.run(&["app-cluster", "units", "--apply"]);
+    b.run(&["systemctl", "daemon-reload"]).ok();
+    app::start(b, &table.good);
     app::all_ready(b, WORKERS);
     let load = app::load(b, BOTH);
-    for (trigger, points) in rows {
+    let mut kills = 0;
+    for (trigger, points) in table.rows {
         let row = format!("{trigger:?} {points:?}");
         load.wait_for_more(20, LONG).expect("answers");
-        let before = incarnation(b);
+        let (before, workers) = (incarnation(b), app::pids(b));
+        let strikes = points.len() as u64 + u64::from(matches!(trigger, Trigger::Kill));
+        kills += strikes;
         b.write(FAULT, &points.join("\n"));
-        pull(b, *trigger, &good);
+        pull(b, *trigger, &table.bad);
         b.wait_for(&format!("{row}: to be killed"), LONG, || !b.exists(FAULT));
-        let kills = points.len() as u64 + u64::from(matches!(trigger, Trigger::Kill));
         // One that is killed before it has recorded anything is not counted by the next.
         b.wait_for(&format!("{row}: the next"), LONG, || {
             app::ask_status(b).is_some_and(|s| {
                 let now = s["incarnation"].as_u64().unwrap_or(0);
-                now > before && now <= before + kills && s["taken_over"]["how"] == "crash"
+                now > before && now <= before + strikes && s["taken_over"]["how"] == "crash"
             })
         });
-        app::configure(b, &good);
+        app::configure(b, &table.good);
         if matches!(trigger, Trigger::Scale) {
             b.wait_for(&format!("{row}: a scale"), LONG, || {
                 let text = WORKERS.to_string();
@@ -145,11 +172,19 @@ fn at_each(b: &TestBox, rows: &[(Trigger, &[&str])], more: &str) {
             });
         }
         whole(b, &row, WORKERS);
+        if matches!(trigger, Trigger::Send | Trigger::Load) {
+            assert_eq!(app::pids(b), workers, "{row}: other workers");
+        }
         load.wait_for_more(20, LONG).expect("answers afterwards");
+        let lost = load.snapshot().total().failed;
+        assert!(lost <= kills * table.lost, "{row}: {}", load.snapshot());
     }
     b.run(&["systemctl", "reload", SERVICE]).ok();
     whole(b, "a reload afterwards", WORKERS);
-    load.stop().assert_lossless(20);
+    match table.lost {
+        0 => load.stop().assert_lossless(20),
+        some => app::only_accepted_ones_failed(&load.stop(), kills * some),
+    }
     let told = b.journal(&["-u", SERVICE]);
     assert!(!told.contains("panicked"), "{told}");
 }
@@ -158,19 +193,24 @@ fn incarnation(b: &TestBox) -> u64 {
     app::status(b)["incarnation"].as_u64().expect("a number")
 }
 
-fn pull(b: &TestBox, trigger: Trigger, good: &str) {
+fn pull(b: &TestBox, trigger: Trigger, bad: &str) {
     let quick = Duration::from_secs(60);
     let script = match trigger {
         Trigger::Reload => format!("systemctl reload {SERVICE} || true"),
         Trigger::BadReload => {
-            let bad = "environment = { APP_CLUSTER_HELLO_FAIL = \"1\" }\n";
-            let text = good.replace("\"hello\"]", "\"hello\", \"--no-such-option\"]") + bad;
-            app::configure(b, &text);
+            app::configure(b, bad);
             format!("systemctl reload {SERVICE} || true")
         }
         Trigger::Scale => format!("app-cluster scale app-cluster {} || true", WORKERS + 1),
         Trigger::Leave => format!("kill -TERM {}", app::pids(b)[0]),
         Trigger::Upgrade => "app-cluster upgrade app-cluster || true".to_owned(),
+        Trigger::Send => format!(
+            "kill -STOP {0}; trap 'kill -CONT {0}' EXIT
+             (printf '\"'; head -c 600000 /dev/zero | tr '\\0' x; printf '\"') |
+             timeout 20 app-cluster send app-cluster - || true",
+            app::pids(b)[0]
+        ),
+        Trigger::Load => "true".to_owned(),
         Trigger::Kill => format!("kill -KILL {}", app::supervisor(b)),
     };
     // Nobody waits for it: what it says depends on when its connection ends.

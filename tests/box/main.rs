@@ -29,6 +29,8 @@ mod fate_app;
 mod fate_end;
 mod fate_upgrade;
 mod fault;
+mod fault_lines;
+mod fault_node;
 mod fault_trust;
 mod generator;
 #[allow(dead_code, reason = "tools for all tests, not all in use at all times")]
@@ -102,6 +104,8 @@ fn main() -> ExitCode {
         third_party::TESTS,
         examples::TESTS,
         fault::TESTS,
+        fault_lines::TESTS,
+        fault_node::TESTS,
         fault_trust::TESTS,
         home::TESTS,
         verbs::TESTS,

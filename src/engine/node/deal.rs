@@ -11,6 +11,7 @@ use super::super::poller::Interest;
 use super::{Engine, Outgoing, Sent, Server, now};
 use crate::config::{Runner, Spread};
 use crate::core::{Time, WorkerId, WorkerState};
+use crate::engine::fault;
 use crate::protocol::node::channel::do_not_linger;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -193,8 +194,10 @@ impl Engine {
             return;
         };
         let connection = Arc::clone(&parcel.connection);
+        fault::point("before-handing");
         let sent = self.say(worker, &Outgoing::Connection { key }, Some(connection));
         self.node.dealer.count += 1;
+        fault::point("after-handing");
         let count = self.node.dealer.count;
         if let (Some(seq), Some(talk)) = (sent, self.talk(worker)) {
             talk.flights.insert(seq, Flight::Connection(parcel, now));
@@ -248,6 +251,7 @@ impl Engine {
 
     /// A worker has answered for a connection, or the question whether it is there.
     pub(super) fn took(&mut self, worker: WorkerId, seq: u64, accepted: bool) {
+        fault::point("taken");
         let now = now();
         let Some(talk) = self.talk(worker) else {
             return;

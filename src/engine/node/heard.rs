@@ -3,20 +3,22 @@
 
 use super::{Engine, Level, Outgoing, RESENDS, SHOWN, Sent, WorkerId, WorkerState};
 use crate::core::{Event, Notification};
+use crate::engine::fault;
 use crate::protocol::node::channel::Received;
 use crate::protocol::node::message::{Incoming, Preload, parse};
 use std::sync::Arc;
 
 impl Engine {
-    /// Something has happened on a worker's channel.
-    pub(in super::super) fn take_channel(&mut self, worker: WorkerId) {
+    /// Something has happened on a worker's channel. `last`: there is no later turn.
+    pub(in super::super) fn take_channel(&mut self, worker: WorkerId, last: bool) {
+        let careful = !last && self.is_in(worker, WorkerState::Starting) && self.is_recorded();
         let Some(talk) = self.talk(worker) else {
             return self.take_stray(worker);
         };
         talk.channel.flush();
         let received = match talk.channel.is_clogged() {
             true => Vec::new(),
-            false => talk.receive(),
+            false => talk.receive(careful),
         };
         for one in received {
             match one {
@@ -51,8 +53,15 @@ impl Engine {
         match message {
             Incoming::Online => self.begins(worker),
             Incoming::Other => {}
-            Incoming::Query { seq, query } => self.answer(worker, seq, query),
-            Incoming::Listening(query) => self.listens(worker, &query),
+            Incoming::Query { seq, query } => {
+                fault::point("before-answer");
+                self.answer(worker, seq, query);
+                fault::point("after-answer");
+            }
+            Incoming::Listening(query) => {
+                fault::point("before-listening");
+                self.listens(worker, &query);
+            }
             Incoming::Close { key } => self.closed(worker, &key),
             Incoming::Leaving { seq } => {
                 self.say(worker, &Outgoing::MayLeave { ack: seq }, None);
@@ -104,6 +113,11 @@ impl Engine {
     }
 
     fn preload_said(&mut self, worker: WorkerId, said: Preload) {
+        match said {
+            Preload::Hello { .. } => fault::point("before-hello"),
+            Preload::Drained => fault::point("before-drained"),
+            _ => {}
+        }
         if matches!(said, Preload::Hello { .. } | Preload::Draining { .. }) {
             self.recorder.outdate();
         }

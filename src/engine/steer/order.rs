@@ -83,6 +83,7 @@ impl Engine {
         }
         let others: Vec<usize> = (0..lines.len()).filter(|line| *line != kept).collect();
         let mut alone = true;
+        self.runtime.say_shut(true);
         for line in others.iter().rev() {
             alone &= lines[*line].stop_listening()?;
         }
@@ -90,6 +91,7 @@ impl Engine {
         for line in &others {
             lines[*line].listen_again()?;
         }
+        self.runtime.say_shut(false);
         alone &= !lines.iter().any(|line| line.is_shut_down());
         self.steering.order[listener] = [&[kept], &others[..]].concat();
         self.steering.attached[listener] = None;
@@ -150,6 +152,7 @@ impl Engine {
 
     /// Empties the queues of lines into the others.
     pub(super) fn stop_and_listen(&mut self, listener: usize, lines: &[usize]) -> io::Result<()> {
+        self.runtime.say_shut(true);
         for line in lines {
             self.listeners[listener].lines[*line].stop_listening()?;
             self.renumber(listener, *line, false);
@@ -159,6 +162,7 @@ impl Engine {
             self.listeners[listener].lines[*line].listen_again()?;
             self.renumber(listener, *line, true);
         }
+        self.runtime.say_shut(false);
         // A worker's own shutdown in between: before or after ours?
         if self.listeners[listener]
             .lines

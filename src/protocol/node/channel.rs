@@ -5,6 +5,7 @@
 //! [`MAX_WAITING`], beyond which the worker is not read any more ([`Channel::is_clogged`]):
 //! one that does not read hurts itself only.
 
+mod look;
 mod unfinished;
 
 pub use unfinished::Unfinished;
@@ -73,6 +74,8 @@ pub struct Channel {
     /// The beginning of a line, and how much of it has been searched for its end.
     partial: Vec<u8>,
     searched: usize,
+    /// So many bytes were looked at, and are still to be taken.
+    seen: usize,
     /// Bytes dropped so far of a line that is too long.
     dropping: Option<(usize, bool)>,
     descriptors: VecDeque<OwnedFd>,
@@ -118,6 +121,7 @@ impl Channel {
             socket,
             partial: Vec::new(),
             searched: 0,
+            seen: 0,
             dropping: None,
             descriptors: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -186,13 +190,14 @@ impl Channel {
 
     /// What has arrived, a bounded amount of it. To be called when it is readable.
     pub fn receive(&mut self) -> Vec<Received> {
+        self.forget();
         let mut all = Vec::new();
         let mut room = FIRST_PIECE;
         for _ in 0..PIECES {
             if self.ended {
                 break;
             }
-            match self.receive_piece(room) {
+            match self.receive_piece(room, RecvFlags::empty()) {
                 Ok(Some(0)) | Err(_) => {
                     self.ended = true;
                     let left = self.partial.len() + self.dropping.map_or(0, |(count, _)| count);
@@ -211,15 +216,16 @@ impl Channel {
         all
     }
 
-    /// Reads at most `room` bytes once; `None`: there is nothing.
-    fn receive_piece(&mut self, room: usize) -> Result<Option<usize>, Errno> {
+    /// Reads at most `room` bytes once; `None`: there is nothing. Descriptors that are only
+    /// looked at (MSG_PEEK) come again.
+    fn receive_piece(&mut self, room: usize, how: RecvFlags) -> Result<Option<usize>, Errno> {
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let length = self.partial.len();
         self.partial.resize(length + room, 0);
         let mut parts = [IoSliceMut::new(&mut self.partial[length..])];
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT | how;
         let received = recvmsg(&self.socket, &mut parts, &mut control, flags);
         let count = received.as_ref().map_or(0, |r| r.bytes);
         self.partial.truncate(length + count);
@@ -230,7 +236,8 @@ impl Channel {
                 }
                 RecvAncillaryMessage::ScmRights(sent) => {
                     for descriptor in sent {
-                        match self.descriptors.len() < MAX_DESCRIPTORS {
+                        let room = self.descriptors.len() < MAX_DESCRIPTORS;
+                        match room && !how.contains(RecvFlags::PEEK) {
                             true => self.descriptors.push_back(descriptor),
                             false => do_not_linger(descriptor),
                         }

@@ -331,3 +331,44 @@ fn lines_wait_for_the_descriptors_that_they_had() {
     // Who was killed has nothing but what it had begun.
     assert_eq!(successor(&ours, false).owing(), 0);
 }
+
+#[test]
+fn what_was_looked_at_is_there_until_it_is_forgotten() {
+    let (mut ours, mut theirs) = pair();
+    let small = |line: &[u8]| line.len() < 3;
+    assert!(ours.look(small).is_empty());
+    theirs.write_all(b"1\n22\n333\n4\n").expect("write");
+    assert_eq!(ours.look(small), [b"1".to_vec(), b"22".to_vec()]);
+    // Another supervisor goes on: it sees the same.
+    let socket = ours.socket.try_clone().expect("a copy");
+    let mut next = Channel::on(socket);
+    assert_eq!(next.look(small).len(), 2);
+    next.seen = 0;
+    assert_eq!(ours.look(small), Vec::<Vec<u8>>::new());
+    assert_eq!(lines(&mut ours), ["333", "4"]);
+    // The beginning of a line is not looked at, nor is what follows it.
+    theirs.write_all(b"5").expect("write");
+    assert!(ours.look(small).is_empty() && lines(&mut ours).is_empty());
+    theirs.write_all(b"6\n7\n").expect("write");
+    assert!(ours.look(small).is_empty());
+    assert_eq!(lines(&mut ours), ["56", "7"]);
+    drop(theirs);
+    assert!(ours.look(small).is_empty());
+    assert_eq!(lines(&mut ours), ["end: 0"]);
+}
+
+#[test]
+fn a_descriptor_is_there_once_however_often_it_was_looked_at() {
+    let (mut ours, theirs) = pair();
+    let mut there = Channel::on(theirs.into());
+    let (one, _other) = UnixStream::pair().expect("a pair");
+    there.send(b"1\n".to_vec(), None);
+    there.send(b"2\n".to_vec(), Some(Arc::new(one.into())));
+    let first = |line: &[u8]| line == b"1";
+    assert_eq!(ours.look(first).len(), 1);
+    assert!(ours.take_descriptor().is_none());
+    ours.forget();
+    assert!(ours.look(first).is_empty());
+    assert_eq!(lines(&mut ours), ["2"]);
+    assert!(ours.take_descriptor().is_some() && ours.take_descriptor().is_none());
+}

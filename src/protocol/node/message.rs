@@ -190,6 +190,15 @@ pub fn comes_with_a_descriptor(line: &[u8]) -> bool {
     line.starts_with(br#"{"cmd":"NODE_HANDLE","#)
 }
 
+/// Whether nothing but an answer is repeated if the line is acted upon by two supervisors, one
+/// after the other. It is so of Node's own messages, but for those with a descriptor.
+pub fn may_be_read_twice(line: &[u8]) -> bool {
+    !matches!(
+        parse(line),
+        Err(_) | Ok(Incoming::User(_) | Incoming::Handle)
+    )
+}
+
 /// What says whose a message is.
 #[derive(Deserialize)]
 struct Head<'a> {
