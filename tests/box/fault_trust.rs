@@ -120,7 +120,9 @@ fn torn_under_node(b: &TestBox, keys: &str, more: &[Kind]) {
         "command = \"node fate.js\"\ndirectory = \"/srv/app\"\nworkers = {WORKERS}\n\
          canary_time = \"100ms\"\ndrain_timeout = \"40s\"\n{keys}"
     );
+    crate::fault::prepare(b);
     app::start(b, &config);
+    a_worker_was_just_spawned(b);
     let before = app::all_ready(b, WORKERS);
     let stored = b.show(SERVICE, "NFileDescriptorStore");
     let spec = crate::service::clients(b).with(Kind::NewConnection, 4);
@@ -158,6 +160,19 @@ fn torn_under_node(b: &TestBox, keys: &str, more: &[Kind]) {
         "{answer}"
     );
     assert_eq!(app::processes(b), [""; 0]);
+}
+
+/// It is in the snapshot without anything that is known of it, but its channel is there.
+fn a_worker_was_just_spawned(b: &TestBox) {
+    let before = app::all_ready(b, WORKERS);
+    b.write(crate::fault::FAULT, "after-spawn");
+    b.run(&["kill", "-KILL", &before[0].to_string()]).ok();
+    b.wait_for("to be killed", LONG, || !b.exists(crate::fault::FAULT));
+    whole(b, "after a spawn", WORKERS);
+    let status = app::status(b);
+    assert_eq!(status["taken_over"]["how"], "crash", "{status:#}");
+    // That one is ready now, not another one in its place.
+    assert_eq!(status["slots"][0]["restarts"], 1, "{status:#}");
 }
 
 /// Makes the snapshot useless and kills the supervisor, which cannot write another meanwhile.

@@ -115,9 +115,10 @@ impl Engine {
             check: None,
             tail: None,
             lines: lines.of(&worker.lines, self.listeners.len()),
-            talk: worker
-                .talk
-                .and_then(|talk| Talk::resume(talk, channel, lines)),
+            talk: match worker.talk {
+                Some(talk) => Talk::resume(talk, channel, lines),
+                None => channel.and_then(|channel| self.first_talk(id, channel)),
+            },
         };
         let slot = self.core.worker(id).map_or(SlotId(0), |w| w.slot);
         let output = output.map(|pipe| (pipe, worker.begun));
