@@ -107,6 +107,14 @@ pub enum Action {
 }
 
 impl Action {
+    /// The worker that gets its stop signal by it.
+    pub fn signals(&self) -> Option<WorkerId> {
+        match self {
+            Action::Signal { worker, .. } => Some(*worker),
+            _ => None,
+        }
+    }
+
     /// Whether a worker ends by it, or begins to.
     pub fn ends_a_worker(&self) -> bool {
         matches!(

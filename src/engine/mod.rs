@@ -249,7 +249,7 @@ impl Engine {
             }
         }
         self.end_turn();
-        while self.outcome.is_none() || self.companion.is_running() || self.has_strays() {
+        while self.is_needed() {
             let timeout = self.next_deadline().map(|at| at.since(now()));
             for token in self.poller.wait(timeout)? {
                 self.take(token);
@@ -261,6 +261,11 @@ impl Engine {
             self.end_turn();
         }
         self.finish()
+    }
+
+    /// Whether there is something left to do.
+    fn is_needed(&self) -> bool {
+        self.outcome.is_none() || self.companion.is_running() || self.strays_until().is_some()
     }
 
     fn next_deadline(&self) -> Option<Time> {
@@ -293,11 +298,13 @@ impl Engine {
         while let Some(event) = self.pending.pop_front() {
             let actions = self.recorder.follow(&mut self.core, now(), event);
             let first = actions.iter().position(Action::ends_a_worker);
-            for (n, action) in actions.iter().enumerate() {
+            let signals = actions.iter().filter_map(Action::signals).collect();
+            let mut signals = Some(signals);
+            for (n, action) in actions.into_iter().enumerate() {
                 if Some(n) == first {
-                    self.record_ends(&actions[n..]);
+                    self.record_ends(signals.take().unwrap_or_default());
                 }
-                self.perform(action.clone());
+                self.perform(action);
             }
         }
     }
@@ -314,7 +321,7 @@ impl Engine {
         {
             self.barrier = Some(barrier);
         }
-        let busy = self.core.busy_until();
+        let busy = self.core.busy_until().max(self.strays_until());
         if busy != self.extended {
             let heard = busy.is_none_or(|at| self.systemd.extend(at.since(now()) + MARGIN));
             if heard {

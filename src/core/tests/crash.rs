@@ -124,11 +124,7 @@ impl Crashes {
 }
 
 fn signals(actions: &[Action]) -> Vec<WorkerId> {
-    let signal = |action: &Action| match action {
-        Action::Signal { worker, .. } => Some(*worker),
-        _ => None,
-    };
-    actions.iter().filter_map(signal).collect()
+    actions.iter().filter_map(Action::signals).collect()
 }
 
 impl Sim {

@@ -160,17 +160,13 @@ impl Engine {
         self.forget_notifications();
     }
 
-    /// Ahead of what ends workers, the first of `actions`: one that is asked to end is never taken
-    /// for one that ends by itself.
-    pub(in super::super) fn record_ends(&mut self, actions: &[Action]) {
+    /// Ahead of what ends workers, so that one that is asked to end is never taken for one that
+    /// ends by itself. `signals`: who gets its stop signal then.
+    pub(in super::super) fn record_ends(&mut self, signals: Vec<WorkerId>) {
         if !self.is_recorded() {
             return;
         }
-        let signals = actions.iter().filter_map(|action| match action {
-            Action::Signal { worker, .. } => Some(*worker),
-            _ => None,
-        });
-        self.recorder.unsent = signals.collect();
+        self.recorder.unsent = signals;
         let done = self.write_record(End::Killed);
         self.recorder.unsent.clear();
         fault::point("before-signal");
