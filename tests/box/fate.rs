@@ -25,7 +25,8 @@ pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
         "fate_of_hello"
         | "fate_of_node_even"
         | "an_upgrade_of_the_package_loses_nothing"
-        | "a_stop_after_an_adoption_leaves_nothing" => &["bookworm"],
+        | "a_stop_after_an_adoption_leaves_nothing"
+        | "killed_between_listens" => &["bookworm"],
         "fate_of_hello_even"
         | "fate_of_node"
         | "fate_of_gunicorn"
