@@ -32,7 +32,7 @@ pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
         | "fate_of_gunicorn"
         | "many_supervisors_leak_nothing"
         | "a_reboot_after_an_adoption_is_quick"
-        | "killed_ahead_of_an_answer_to_node" => &["trixie"],
+        | "killed_while_a_node_worker_starts" => &["trixie"],
         "fate_of_node_round_robin"
         | "killed_at_every_point"
         | "killed_at_every_point_with_node"
