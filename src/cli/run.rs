@@ -51,19 +51,20 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
     for complaint in complaint.into_iter().chain(odd_environment()) {
         journal.log(Record::plain(Level::Warning, complaint));
     }
-    let prepared = inherited.map_err(Fail::from).and_then(|(passed, kept)| {
-        let left = kept.names.clone();
-        let resumed = Resumed::find(&setup.name, kept).unwrap_or_else(|why| {
-            let text = format!(
-                "what the supervisor before has left cannot be used: {why}; its workers are \
+    let prepared = inherited
+        .map_err(Fail::from)
+        .and_then(|(passed, mut left)| {
+            let resumed = Resumed::find(&setup.name, &mut left).unwrap_or_else(|why| {
+                let text = format!(
+                    "what the supervisor before has left cannot be used: {why}; its workers are \
                  replaced"
-            );
-            journal.log(Record::plain(Level::Error, text));
-            None
+                );
+                journal.log(Record::plain(Level::Error, text));
+                None
+            });
+            let prepared = prepare(&setup, passed, resumed.as_ref())?;
+            Ok((prepared, resumed, left))
         });
-        let prepared = prepare(&setup, passed, resumed.as_ref())?;
-        Ok((prepared, resumed, left))
-    });
     let ((first, listeners, runtime, was_inherited), resumed, left) = match prepared {
         Ok(prepared) => prepared,
         Err(fail) => return Err(give_up(fail, &mut systemd, &mut journal, began)),

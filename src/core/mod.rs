@@ -52,6 +52,7 @@ pub use recycle::Recycle;
 pub use requests::MAX_WORKERS;
 pub use rollback::RolledBack;
 pub use status::RolloutStatus;
+pub use stop::last_words;
 pub use time::Time;
 pub use timer::Timer;
 pub use transition::{ClusterState, RolloutStep, Transition};

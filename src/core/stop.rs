@@ -10,7 +10,8 @@ const MAX_EXTENSION: u32 = 10;
 /// clean-up runs in any case; less where that would be more than a quarter of its time.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-pub(super) fn last_words(within: Duration) -> Duration {
+/// How long before a worker is killed, which has `within` to end, it gets its stop signal.
+pub fn last_words(within: Duration) -> Duration {
     LAST_WORDS.min(within / 4)
 }
 

@@ -7,6 +7,7 @@ use super::poller::{Poller, Token};
 use super::release::Release;
 use super::resume::{Kept, Name, Recorder, Resumed, State, Strangers};
 use super::steer::Steering;
+use super::tree;
 use super::{
     Engine, Level, Parts, Record, SIGNALS, companion, memory, messages, node, now, report, systemd,
 };
@@ -28,7 +29,8 @@ struct Known {
     node: node::Primary,
     recorder: Recorder,
     incarnation: u64,
-    resumed: Option<(State, Kept)>,
+    resumed: Option<State>,
+    left: Kept,
 }
 
 impl Engine {
@@ -45,13 +47,19 @@ impl Engine {
         let cgroup = Cgroup::delegated();
         let preload = write_preload(&mut parts);
         let mut known = match parts.resumed.take() {
-            Some(resumed) => go_on(&mut parts, resumed, preload),
+            Some(resumed) => go_on(resumed, preload),
             None => begin(&mut parts, preload)?,
         };
-        let groups = cgroup.iter().flat_map(Cgroup::workers);
-        known
-            .core
-            .number_from(groups.map(|worker| worker.0).max().unwrap_or(0) + 1);
+        // Whoever was left keeps its number.
+        let groups = match &cgroup {
+            Some(cgroup) => cgroup.workers(),
+            None => tree::by_notify_socket(&parts.runtime.notify_directory())
+                .into_iter()
+                .map(|(worker, _)| worker)
+                .collect(),
+        };
+        let highest = groups.iter().map(|worker| worker.0).max();
+        known.core.number_from(highest.unwrap_or(0) + 1);
         if control_is_new {
             known.recorder.replaced(Name::Control);
         }
@@ -112,6 +120,7 @@ impl Engine {
             stale: None,
             program: own_program(),
             resumed: known.resumed,
+            left: known.left,
             control,
         })
     }
@@ -120,8 +129,13 @@ impl Engine {
 /// An app that nobody has supervised.
 fn begin(parts: &mut Parts, preload: Option<PathBuf>) -> Result<Known> {
     parts.runtime.clear()?;
-    let mut recorder = Recorder::new(None, Vec::new(), 1);
-    for name in parts.left.drain(..) {
+    let mut left = std::mem::take(&mut parts.left);
+    let is_channel = |name: &String| matches!(Name::parse(name), Some(Name::Channel(_)));
+    let names = std::mem::take(&mut left.names).into_iter();
+    // They stay as long as there is somebody at the other end.
+    let (channels, rest): (Vec<String>, Vec<String>) = names.partition(is_channel);
+    let mut recorder = Recorder::new(None, channels, 1);
+    for name in rest {
         // Of no use to anybody.
         if !parts.systemd.unstore(&name) {
             recorder.remove(name);
@@ -137,11 +151,12 @@ fn begin(parts: &mut Parts, preload: Option<PathBuf>) -> Result<Known> {
         recorder,
         incarnation: 1,
         resumed: None,
+        left,
     })
 }
 
 /// An app that somebody has supervised.
-fn go_on(parts: &mut Parts, resumed: Resumed, preload: Option<PathBuf>) -> Known {
+fn go_on(resumed: Resumed, preload: Option<PathBuf>) -> Known {
     let Resumed {
         mut state,
         snapshot,
@@ -154,14 +169,15 @@ fn go_on(parts: &mut Parts, resumed: Resumed, preload: Option<PathBuf>) -> Known
     }
     let primary = std::mem::take(&mut state.node);
     let incarnation = state.incarnation + 1;
-    let left = std::mem::take(&mut parts.left);
+    let names = std::mem::take(&mut kept.names);
     Known {
         core: state.core.clone(),
         releases,
         node: node::Primary::resume(primary, preload, &mut kept),
-        recorder: Recorder::new(Some(snapshot), left, incarnation),
+        recorder: Recorder::new(Some(snapshot), names, incarnation),
         incarnation,
-        resumed: Some((state, kept)),
+        resumed: Some(state),
+        left: kept,
     }
 }
 

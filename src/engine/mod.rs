@@ -45,7 +45,7 @@ pub use listeners::{Listener, Passed, group, inherit, make_room};
 pub use node::learn;
 pub use output::Style;
 pub use report::rfc3339;
-pub use resume::{CHECK_VERB, Resumed, check as check_snapshot};
+pub use resume::{CHECK_VERB, Kept, Resumed, check as check_snapshot};
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
 pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
@@ -65,7 +65,7 @@ use notify::NotifySocket;
 use output::Tail;
 use poller::{Poller, Token};
 use release::Release;
-use resume::{Kept, Recorder, State, Strangers, Upgrade};
+use resume::{Recorder, State, Strangers, Upgrade};
 use sd_notify::NotifyState;
 use spawn::Process;
 use std::collections::{BTreeMap, VecDeque};
@@ -132,8 +132,8 @@ pub struct Parts {
     pub style: Option<Style>,
     /// What there is to go on with.
     pub resumed: Option<Resumed>,
-    /// Names of descriptors that the one before has left, all of them.
-    pub left: Vec<String>,
+    /// What the one before has left besides, if that cannot be gone on with.
+    pub left: Kept,
 }
 
 /// What is held for a worker.
@@ -212,7 +212,9 @@ pub struct Engine {
     /// Our program, as it may be executed again.
     program: PathBuf,
     /// What there is to go on with, until that is done.
-    resumed: Option<(State, Kept)>,
+    resumed: Option<State>,
+    /// Descriptors for that, or of those who cannot be taken over.
+    left: Kept,
     // Last, so that its file is removed when everything else is gone.
     control: Control,
 }
@@ -231,22 +233,23 @@ impl Engine {
     pub fn run(mut self) -> Result<Outcome> {
         self.next_ping = self.watchdog.map(|_| now());
         self.warn_of_other_units();
+        let mut left = std::mem::take(&mut self.left);
         match self.resumed.take() {
-            Some((state, kept)) => {
+            Some(state) => {
                 self.restore_watchdog();
-                self.take_over(state, kept);
+                self.take_over(state, left);
             }
             None => {
                 // Ahead of the first worker: nobody accepts yet from what is put in order.
                 self.steer();
-                self.meet_strangers(false);
+                self.meet_strangers(false, &mut left);
                 // So that it misses no message.
                 self.companion_turn();
                 self.feed(Event::Begin);
             }
         }
         self.end_turn();
-        while self.outcome.is_none() || self.companion.is_running() {
+        while self.outcome.is_none() || self.companion.is_running() || self.has_strays() {
             let timeout = self.next_deadline().map(|at| at.since(now()));
             for token in self.poller.wait(timeout)? {
                 self.take(token);

@@ -317,7 +317,7 @@ impl Engine {
             let _ = events.read_at(&mut [0; 64], 0);
         }
         if cgroup.remove(worker) {
-            self.strangers.remove(&worker);
+            self.forget_strangers(worker);
             if let Some(events) = self.dying.remove(&worker) {
                 self.poller.remove(&events);
             }

@@ -13,7 +13,7 @@ impl Engine {
     pub(in super::super) fn take_channel(&mut self, worker: WorkerId, last: bool) {
         let careful = !last && self.is_in(worker, WorkerState::Starting) && self.is_recorded();
         let Some(talk) = self.talk(worker) else {
-            return;
+            return self.take_stray(worker);
         };
         talk.channel.flush();
         if careful && self.take_carefully(worker) {

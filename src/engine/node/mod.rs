@@ -18,12 +18,14 @@ mod liveness;
 mod places;
 mod start;
 mod stop;
+mod stray;
 mod user;
 mod vitals;
 
 pub use handed::Handed;
 pub use keep::{PrimaryState, TalkState};
 pub use start::{Batch, Start};
+pub use stray::{Stray, Wish};
 pub use user::Told;
 
 use super::poller::{Interest, Token};

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 /// An idle connection is closed if no request comes on it for so long; the other: when the
 /// whole app ends.
-const QUIET: Duration = Duration::from_secs(2);
+pub(super) const QUIET: Duration = Duration::from_secs(2);
 const QUIET_HURRY: Duration = Duration::from_millis(250);
 /// How long a worker that has nothing left to do may take to end by itself.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// How far it has come.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

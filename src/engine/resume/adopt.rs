@@ -47,7 +47,7 @@ impl Engine {
         for (worker, pid) in found {
             self.feed(Event::Spawned { worker, pid });
         }
-        self.meet_strangers(exact);
+        self.meet_strangers(exact, &mut kept);
         self.end_commands();
         self.feed(Event::Resumed { exact });
         for (worker, exit) in gone {
@@ -76,7 +76,6 @@ impl Engine {
     ) -> Result<i32, Exit> {
         let pidfd = kept.take(Name::Process(id));
         let notify = kept.take(Name::Notify(id));
-        let channel = kept.take(Name::Channel(id));
         let output = kept.take(Name::Output(id));
         let path = self.runtime.notify(id);
         let Some(identity) = worker.process.or_else(|| self.find(id)) else {
@@ -100,7 +99,8 @@ impl Engine {
         let Ok(notify) = notify else {
             return Err(Exit::Unknown);
         };
-        let channel = channel.map(Channel::on);
+        // Until here it may become a stranger, which ends by its channel.
+        let channel = kept.take(Name::Channel(id)).map(Channel::on);
         let mut held = Held {
             process: Process {
                 pid: identity.pid,

@@ -78,8 +78,9 @@ impl Resumed {
     /// Reads what the supervisor of `app` before us has left, if it left something.
     ///
     /// # Errors
-    /// It cannot be used; the text says why. What was left is closed.
-    pub fn find(app: &str, mut kept: Kept) -> Result<Option<Resumed>, String> {
+    /// It cannot be used; the text says why. Then, and if there is nothing to go on with, all
+    /// but the snapshot stays in `kept`.
+    pub fn find(app: &str, kept: &mut Kept) -> Result<Option<Resumed>, String> {
         let Some(fd) = kept.take(Name::Snapshot) else {
             return match kept.is_empty() {
                 true => Ok(None),
@@ -109,6 +110,7 @@ impl Resumed {
         if state.app != app {
             return Err(format!("it is that of the app {:?}", state.app));
         }
+        let kept = std::mem::take(kept);
         Ok(Some(Resumed {
             state,
             snapshot,

@@ -268,6 +268,7 @@ impl Engine {
         snapshot
             .chain([(Name::Control, self.control.as_fd())])
             .chain(workers)
+            .chain(self.channels_of_strangers())
             .chain(self.node.descriptors())
             .chain(self.companion.descriptors())
             .collect()
