@@ -26,14 +26,15 @@ pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
         | "fate_of_node_even"
         | "a_torn_snapshot_and_node"
         | "an_upgrade_of_the_package_loses_nothing"
-        | "a_stop_after_an_adoption_leaves_nothing" => &["bookworm"],
+        | "a_stop_after_an_adoption_leaves_nothing"
+        | "killed_between_listens" => &["bookworm"],
         "fate_of_hello_even"
         | "fate_of_node"
         | "fate_of_gunicorn"
         | "a_torn_snapshot_and_node_without_the_preload"
         | "many_supervisors_leak_nothing"
         | "a_reboot_after_an_adoption_is_quick"
-        | "killed_ahead_of_an_answer_to_node" => &["trixie"],
+        | "killed_while_a_node_worker_starts" => &["trixie"],
         "fate_of_node_round_robin"
         | "killed_at_every_point"
         | "killed_at_every_point_with_node"
