@@ -25,11 +25,17 @@ pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
         "fate_of_hello"
         | "fate_of_node_even"
         | "an_upgrade_of_the_package_loses_nothing"
-        | "a_stop_after_an_adoption_leaves_nothing" => &["bookworm"],
+        | "a_stop_after_an_adoption_leaves_nothing"
+        | "a_restart_in_the_moment_of_a_crash"
+        | "workers_behind_a_launcher" => &["bookworm"],
         "fate_of_hello_even"
         | "fate_of_node"
         | "fate_of_gunicorn"
         | "many_supervisors_leak_nothing"
+        | "what_would_leave_workers_alone"
+        | "the_user_was_changed"
+        | "no_room_in_the_runtime_directory"
+        | "a_socket_was_opened_meanwhile"
         | "a_reboot_after_an_adoption_is_quick"
         | "killed_ahead_of_an_answer_to_node" => &["trixie"],
         "fate_of_node_round_robin"
