@@ -106,6 +106,24 @@ pub enum Action {
     Exit(Outcome),
 }
 
+impl Action {
+    /// The worker that gets its stop signal by it.
+    pub fn signals(&self) -> Option<WorkerId> {
+        match self {
+            Action::Signal { worker, .. } => Some(*worker),
+            _ => None,
+        }
+    }
+
+    /// Whether a worker ends by it, or begins to.
+    pub fn ends_a_worker(&self) -> bool {
+        matches!(
+            self,
+            Action::Drain { .. } | Action::Signal { .. } | Action::Kill { .. }
+        )
+    }
+}
+
 /// Why the supervisor ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {

@@ -37,6 +37,14 @@ impl Supervisor {
         });
     }
 
+    /// What a worker has said once, and for good: how long it may take, how often it gives a
+    /// sign of life, and that it is not well. Signs of life and its status are said again.
+    pub fn word_of(&self, id: WorkerId) -> impl PartialEq + use<> {
+        let worker = self.workers.get(&id);
+        let ends = [Timer::Start(id), Timer::Kill(id)].map(|timer| self.timers.get(timer));
+        (ends, worker.map(|w| (w.watchdog, w.checkup.silent)))
+    }
+
     /// It has stayed ready long enough, and answers.
     pub(super) fn on_alive(&mut self, id: WorkerId) {
         let ready = |w: &Worker| w.state == WorkerState::Ready;

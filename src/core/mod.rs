@@ -128,7 +128,7 @@ impl Supervisor {
     /// `now` never goes backwards. Deadlines are acted upon by [`Event::Wake`] only,
     /// so that signs of life that arrived in the same turn count first.
     /// After [`Action::Exit`] every event is ignored, but for [`Event::Resumed`], which repeats
-    /// it. Spawns come last of the actions.
+    /// it. What ends workers comes last of the actions, but for spawns.
     pub fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
         if self.over {
             // Its end was recorded, and perhaps not more.
@@ -159,8 +159,11 @@ impl Supervisor {
         }
         self.reconcile();
         let mut actions = std::mem::take(&mut self.actions);
-        // What is recorded before a spawn has been done, up to that spawn.
-        actions.sort_by_key(|action| matches!(action, Action::Spawn { .. }));
+        // What is recorded before one of these has been done, up to that.
+        actions.sort_by_key(|action| match action {
+            Action::Spawn { .. } => 2,
+            _ => u8::from(action.ends_a_worker()),
+        });
         actions
     }
 

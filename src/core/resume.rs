@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Taking over from a supervisor that is no more.
 //!
-//! What a snapshot says has been done, but for its last spawns: they come last of all that an
-//! event leads to, and each is recorded before it is done. What was done after that may be
+//! What a snapshot says has been done, but for the last ends of workers and the last spawns:
+//! they come last of all that an event leads to, in this order, and are recorded before they are
+//! done. What was done after that may be
 //! missing, and every answer is. Nobody dies for that: whatever measures signs of life begins
 //! anew, and what has been promised to a worker that ends is kept.
 
@@ -190,6 +191,22 @@ impl Supervisor {
                 hurry,
             });
         }
+    }
+
+    /// It is not known whether this worker got its stop signal, which was about to be sent when
+    /// it was recorded. To be said ahead of [`Event::Resumed`]. A second one could cut short what
+    /// the first has begun: it comes when that has had its time, and leaves as much again.
+    pub fn doubt_signal(&mut self, id: WorkerId) {
+        let (Some(worker), Some(kill)) =
+            (self.workers.get_mut(&id), self.timers.get(Timer::Kill(id)))
+        else {
+            return;
+        };
+        worker.signalled = false;
+        let generation = worker.generation;
+        let within = self.policy(generation).drain_timeout;
+        self.timers.set(Timer::Signal(id), kill);
+        self.timers.set(Timer::Kill(id), kill + within);
     }
 
     /// Workers that are recorded without a process: it was about to be spawned, or has been.

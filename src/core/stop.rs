@@ -25,7 +25,8 @@ impl Supervisor {
         };
         let latest = worker.since + limit * MAX_EXTENSION;
         if let Some(at) = self.timers.get(timer) {
-            let extended = (self.now + by).min(latest);
+            // Somebody may say it all the time, and each change is recorded.
+            let extended = (self.now + by).up_to_second().min(latest);
             self.timers.set(timer, at.max(extended));
         }
     }

@@ -17,6 +17,12 @@ impl Time {
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
+
+    /// The first full second that is not before.
+    pub(super) fn up_to_second(self) -> Time {
+        const SECOND: u64 = 1_000_000;
+        Time(self.0.div_ceil(SECOND).saturating_mul(SECOND))
+    }
 }
 
 impl Add<Duration> for Time {

@@ -58,7 +58,8 @@ impl Engine {
                 .map(|(worker, _)| worker)
                 .collect(),
         };
-        let highest = groups.iter().map(|worker| worker.0).max();
+        let left = groups.into_iter().chain(known.left.channels());
+        let highest = left.map(|worker| worker.0).max();
         known.core.number_from(highest.unwrap_or(0) + 1);
         if control_is_new {
             known.recorder.replaced(Name::Control);

@@ -54,7 +54,7 @@ pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
 
 use crate::config::{Config, ConfigError};
-use crate::core::{Event, GenerationId, Outcome, RequestId, Supervisor, Time, WorkerId};
+use crate::core::{Action, Event, GenerationId, Outcome, RequestId, Supervisor, Time, WorkerId};
 use crate::frontend::control::Control;
 use crate::frontend::{Answer, Ask, OpenCalls};
 use crate::units::Running;
@@ -253,10 +253,7 @@ impl Engine {
             }
         }
         self.end_turn();
-        while self.outcome.is_none()
-            || (self.companion.is_running() && !self.companion_is_foreign())
-            || self.has_strays()
-        {
+        while self.is_needed() {
             let timeout = self.next_deadline().map(|at| at.since(now()));
             for token in self.poller.wait(timeout)? {
                 self.take(token);
@@ -268,6 +265,12 @@ impl Engine {
             self.end_turn();
         }
         self.finish()
+    }
+
+    /// Whether there is something left to do.
+    fn is_needed(&self) -> bool {
+        let companion = self.companion.is_running() && !self.companion_is_foreign();
+        self.outcome.is_none() || companion || self.strays_until().is_some()
     }
 
     fn next_deadline(&self) -> Option<Time> {
@@ -298,10 +301,14 @@ impl Engine {
     fn feed(&mut self, event: Event) {
         self.pending.push_back(event);
         while let Some(event) = self.pending.pop_front() {
-            self.recorder.hear(&event);
-            let actions = self.core.handle(now(), event);
-            self.recorder.see(&actions);
-            for action in actions {
+            let actions = self.recorder.follow(&mut self.core, now(), event);
+            let first = actions.iter().position(Action::ends_a_worker);
+            let signals = actions.iter().filter_map(Action::signals).collect();
+            let mut signals = Some(signals);
+            for (n, action) in actions.into_iter().enumerate() {
+                if Some(n) == first {
+                    self.record_ends(signals.take().unwrap_or_default());
+                }
                 self.perform(action);
             }
         }
@@ -319,7 +326,7 @@ impl Engine {
         {
             self.barrier = Some(barrier);
         }
-        let busy = self.core.busy_until();
+        let busy = self.core.busy_until().max(self.strays_until());
         if busy != self.extended {
             let heard = busy.is_none_or(|at| self.systemd.extend(at.since(now()) + MARGIN));
             if heard {

@@ -91,9 +91,7 @@ impl Engine {
             }
             None => None,
         };
-        let spread = release.config.spread();
-        let listeners = self.listeners.iter();
-        let lines: Vec<Option<usize>> = listeners.map(|l| l.line_of(slot, spread)).collect();
+        let lines = self.lines_for(release, slot);
         let plan = Plan {
             cgroup,
             listen: !self.sockets(&lines).is_empty(),
@@ -168,6 +166,13 @@ impl Engine {
             start.announce(environment, worker, batch, preload);
         }
         Ok(start)
+    }
+
+    /// The line of each listener that a worker in `slot` is given.
+    pub(super) fn lines_for(&self, release: &Release, slot: SlotId) -> Vec<Option<usize>> {
+        let spread = release.config.spread();
+        let listeners = self.listeners.iter();
+        listeners.map(|l| l.line_of(slot, spread)).collect()
     }
 
     /// The sockets of a worker that has `lines`, in the order of their descriptors.

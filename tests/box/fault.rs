@@ -58,6 +58,7 @@ pub struct Table<'a> {
 const FEW: &[(Trigger, &[&str])] = &[
     (Trigger::Reload, &["after-spawn"]),
     (Trigger::Leave, &["after-datagram"]),
+    (Trigger::Reload, &["after-signal"]),
     (Trigger::BadReload, &["rollout-reverting-recorded"]),
     (Trigger::Kill, &["mid-adoption", "after-adoption"]),
 ];
@@ -79,6 +80,7 @@ const ALL: &[(Trigger, &[&str])] = &[
     (Trigger::Reload, &["rollout-progress-recorded"]),
     (Trigger::Reload, &["worker-draining"]),
     (Trigger::Reload, &["worker-draining-recorded"]),
+    (Trigger::Reload, &["before-signal"]),
     (Trigger::Reload, &["after-signal"]),
     (Trigger::Reload, &["after-signal-recorded"]),
     (Trigger::Reload, &["worker-exited"]),
@@ -132,7 +134,7 @@ pub fn prepare(b: &TestBox) {
 }
 
 fn config(more: &str) -> String {
-    app::hello(WORKERS) + more + QUICK
+    app::hello(WORKERS) + more + QUICK + "drain_timeout = \"10s\"\n"
 }
 
 /// The supervisor is killed at each point, and all is as it should be afterwards.
@@ -140,12 +142,14 @@ fn config(more: &str) -> String {
 pub fn at_each(b: &TestBox, table: &Table) {
     prepare(b);
     app::configure(b, &table.good);
-    b.run(&["app-cluster", "units", "--apply"]);
-    b.run(&["systemctl", "daemon-reload"]).ok();
+    if table.good.contains("balance") {
+        b.run(&["app-cluster", "units", "--apply"]);
+        b.run(&["systemctl", "daemon-reload"]).ok();
+    }
     app::start(b, &table.good);
     app::all_ready(b, WORKERS);
     let load = app::load(b, BOTH);
-    let mut kills = 0;
+    let (mut kills, mut failed) = (0, 0);
     for (trigger, points) in table.rows {
         let row = format!("{trigger:?} {points:?}");
         load.wait_for_more(20, LONG).expect("answers");
@@ -174,14 +178,20 @@ pub fn at_each(b: &TestBox, table: &Table) {
             assert_eq!(app::pids(b), workers, "{row}: other workers");
         }
         load.wait_for_more(20, LONG).expect("answers afterwards");
-        let lost = load.snapshot().total().failed;
-        assert!(lost <= kills * table.lost, "{row}: {}", load.snapshot());
+        let report = load.snapshot();
+        let lost = report.total().failed - std::mem::replace(&mut failed, report.total().failed);
+        assert!(lost <= strikes * table.lost, "{row}: {report}");
     }
     b.run(&["systemctl", "reload", SERVICE]).ok();
     whole(b, "a reload afterwards", WORKERS);
+    let report = load.stop();
     match table.lost {
-        0 => load.stop().assert_lossless(20),
-        some => app::only_accepted_ones_failed(&load.stop(), kills * some),
+        0 => report.assert_lossless(20),
+        some => {
+            let failed = report.total().failed;
+            eprintln!("{}: {failed} request(s) failed at {kills} kills", b.suite());
+            app::only_accepted_ones_failed(&report, kills * some);
+        }
     }
     let told = b.journal(&["-u", SERVICE]);
     assert!(!told.contains("panicked"), "{told}");
@@ -250,6 +260,7 @@ fn killed_while_it_stops(b: &TestBox) {
         "worker-exited",
         "before-end",
         "after-end",
+        "before-signal",
     ];
     for point in &all[scale(0, 3)..scale(all.len(), 5)] {
         app::all_ready(b, WORKERS);

@@ -4,15 +4,22 @@
 
 use crate::fault::Trigger::{BadReload, Kill, Load, Reload, Scale, Send, Upgrade};
 use crate::fault::{QUICK, Table, Trigger, WORKERS, at_each};
-use crate::harness::{Test, TestBox, test};
+use crate::harness::{Test, TestBox, scale, test};
 
 pub const TESTS: &[Test] = &[
     test!(killed_at_every_point_with_node),
     test!(killed_at_every_point_with_node_round_robin),
-    test!(killed_ahead_of_an_answer_to_node),
+    test!(killed_while_a_node_worker_starts),
 ];
 
-const ANSWER: &[(Trigger, &[&str])] = &[(Reload, &["before-answer"])];
+/// Between what a worker says once and what follows from it.
+const STARTS: &[(Trigger, &[&str])] = &[
+    (Reload, &["before-answer"]),
+    (Reload, &["before-hello"]),
+    (Reload, &["after-answer"]),
+    (Reload, &["before-listening"]),
+    (Reload, &["before-hello", "before-answer", "before-answer"]),
+];
 
 /// Those at which Node workers differ from others.
 const ALL: &[(Trigger, &[&str])] = &[
@@ -60,9 +67,12 @@ fn killed_at_every_point_with_node_round_robin(b: &TestBox) {
     at_each(b, &table(b, &[DEALT, ALL].concat(), "round-robin", 4));
 }
 
-/// A worker that has asked and gets no answer would wait until `start_timeout`.
-fn killed_ahead_of_an_answer_to_node(b: &TestBox) {
-    at_each(b, &table(b, ANSWER, "even", 0));
+/// The rollout goes on: a worker that has asked and gets no answer would wait until
+/// `start_timeout`.
+fn killed_while_a_node_worker_starts(b: &TestBox) {
+    let mut table = table(b, &STARTS[..scale(STARTS.len(), 1)], "even", 0);
+    table.good += "on_failure = \"hold\"\n";
+    at_each(b, &table);
 }
 
 fn table<'a>(

@@ -8,11 +8,13 @@ use serde_json::Value;
 use crate::app::{self, LONG, SERVICE};
 use crate::fault::whole;
 use crate::harness::{Test, TestBox, test};
-use crate::load::Kind;
+use crate::load::{Kind, Load, LoadSpec};
 
 pub const TESTS: &[Test] = &[
     test!(descriptors_that_are_missing),
     test!(nothing_was_kept),
+    test!(a_torn_snapshot_and_node),
+    test!(a_torn_snapshot_and_node_without_the_preload),
     test!(strangers_and_the_dead),
     test!(taking_over_without_groups),
     test!(the_configuration_broke_meanwhile),
@@ -100,6 +102,86 @@ fn nothing_was_kept(b: &TestBox) {
     let now = app::all_ready(b, WORKERS);
     assert!(before.iter().all(|pid| !now.contains(pid)));
     load.stop().assert_lossless(20);
+}
+
+/// Node ends with its channel, so that has to stay until what is in flight is answered.
+fn a_torn_snapshot_and_node(b: &TestBox) {
+    torn_under_node(b, "", &[Kind::KeepAlive, Kind::Slow { ms: 2000 }]);
+}
+
+/// Node closes kept-alive connections then, whatever comes on them.
+fn a_torn_snapshot_and_node_without_the_preload(b: &TestBox) {
+    torn_under_node(b, "[node]\npreload = false\n", &[]);
+}
+
+fn torn_under_node(b: &TestBox, keys: &str, more: &[Kind]) {
+    b.write("/srv/app/fate.js", include_str!("workers/fate.js"));
+    let config = format!(
+        "command = \"node fate.js\"\ndirectory = \"/srv/app\"\nworkers = {WORKERS}\n\
+         canary_time = \"100ms\"\ndrain_timeout = \"40s\"\n{keys}"
+    );
+    crate::fault::prepare(b);
+    app::start(b, &config);
+    a_worker_was_just_spawned(b);
+    let before = app::all_ready(b, WORKERS);
+    let stored = b.show(SERVICE, "NFileDescriptorStore");
+    let spec = crate::service::clients(b).with(Kind::NewConnection, 4);
+    let spec = LoadSpec {
+        path: "/slow?ms=2000".to_owned(),
+        ..spec
+    };
+    let load = Load::start(more.iter().fold(spec, |spec, kind| spec.with(*kind, 2)));
+    let load = load.expect("a load");
+    load.wait_for_more(6, LONG).expect("answers");
+    tear(b);
+    told(b, "no record of it is whole");
+    told(b, "cannot be taken over are asked to end");
+    whole(b, "with a torn snapshot", WORKERS);
+    let now = app::all_ready(b, WORKERS);
+    assert!(before.iter().all(|pid| !now.contains(pid)));
+    load.wait_for_more(6, LONG).expect("answers afterwards");
+    load.stop().assert_lossless(12);
+    // Nobody is left at the other end of a channel that is kept.
+    b.wait_for("the store to be as it was", LONG, || {
+        b.show(SERVICE, "NFileDescriptorStore") == stored
+    });
+    // A stop is no reason to break off either.
+    let curl = "curl -sS --max-time 60 'http://127.0.0.1:3000/slow?ms=8000'";
+    let request = b.spawn(curl, LONG);
+    b.wait_for("a connection", LONG, || {
+        let all = b.sh("ss -Htn state established sport = :3000").ok();
+        !all.is_empty()
+    });
+    tear(b);
+    b.run(&["systemctl", "stop", SERVICE]).ok();
+    let answer = request.wait().ok();
+    assert!(
+        now.iter().any(|pid| answer.contains(&pid.to_string())),
+        "{answer}"
+    );
+    assert_eq!(app::processes(b), [""; 0]);
+}
+
+/// It is in the snapshot without anything that is known of it, but its channel is there.
+fn a_worker_was_just_spawned(b: &TestBox) {
+    let before = app::all_ready(b, WORKERS);
+    b.write(crate::fault::FAULT, "after-spawn");
+    b.run(&["kill", "-KILL", &before[0].to_string()]).ok();
+    b.wait_for("to be killed", LONG, || !b.exists(crate::fault::FAULT));
+    whole(b, "after a spawn", WORKERS);
+    let status = app::status(b);
+    assert_eq!(status["taken_over"]["how"], "crash", "{status:#}");
+    // That one is ready now, not another one in its place.
+    assert_eq!(status["slots"][0]["restarts"], 1, "{status:#}");
+}
+
+/// Makes the snapshot useless and kills the supervisor, which cannot write another meanwhile.
+fn tear(b: &TestBox) {
+    let script = "kill -STOP $MAIN; for fd in /proc/$MAIN/fd/*; do \
+                  case $(readlink $fd) in *'app-cluster snapshot'*) : > $fd;; esac; done; true";
+    let main = app::supervisor(b);
+    b.sh(&script.replace("$MAIN", &main)).ok();
+    kill_supervisor(b, "");
 }
 
 fn strangers_and_the_dead(b: &TestBox) {

@@ -208,7 +208,7 @@ fn draining(node: &Node) -> Result<(), String> {
     let (begun, begins) = std::sync::mpsc::channel();
     let slow = std::thread::spawn(move || {
         let mut stream = stream;
-        let head = "GET /slow?ms=3000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let head = "GET /slow?ms=6000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         stream.write_all(head.as_bytes()).expect("sent");
         begun.send(()).expect("told");
         let mut answer = String::new();

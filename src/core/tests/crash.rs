@@ -9,6 +9,8 @@ use super::*;
 pub(in crate::core) struct Record {
     core: Supervisor,
     scripts: BTreeMap<GenerationId, Script>,
+    /// Who was about to get a stop signal.
+    unsent: Vec<WorkerId>,
 }
 
 impl Record {
@@ -16,6 +18,7 @@ impl Record {
         Record {
             core: sim.core.clone(),
             scripts: sim.scripts.clone(),
+            unsent: Vec::new(),
         }
     }
 }
@@ -57,6 +60,7 @@ pub(in crate::core) struct Cut {
     crash: Crash,
     actions: usize,
     record: Option<Record>,
+    unsent: Vec<WorkerId>,
 }
 
 impl Crashes {
@@ -83,6 +87,7 @@ impl Crashes {
         let (recorded, events) = self.last.take().unwrap_or((older.clone(), 0));
         self.waited += 1;
         let spawn = |a: &Action| matches!(a, Action::Spawn { .. });
+        let first = actions.iter().position(Action::ends_a_worker);
         let crash = self.plan.front().filter(|crash| self.waited > crash.after);
         if let Some(mut crash) = crash.cloned() {
             self.plan.pop_front();
@@ -92,26 +97,34 @@ impl Crashes {
                 (crash.cut, crash.recorded) = (usize::MAX, true);
             }
             let done = crash.cut.min(actions.len());
-            // Before a spawn, and at the end of the turn.
-            let here = done == actions.len() || spawn(&actions[done]);
-            let new = actions[..done].iter().any(spawn) || (here && crash.recorded);
+            // Before what ends workers, before a spawn, and at the end of the turn.
+            let is_point = |n: &usize| Some(*n) == first || actions.get(*n).is_none_or(spawn);
+            let passed = |n: &usize| *n < done || crash.recorded;
+            let last = (0..=done).rfind(|n| is_point(n) && passed(n));
             return Some(Cut {
-                crash,
                 actions: done,
-                record: (!new).then_some(recorded),
+                record: last.is_none().then_some(recorded),
+                unsent: last.map_or_else(Vec::new, |n| signals(&actions[n..])),
+                crash,
             });
         }
-        let ends = actions.iter().any(spawn) || events + 1 >= self.turn.max(1);
-        self.last = match ends {
-            true => {
-                let core = core.clone();
-                let scripts = older.scripts;
-                Some((Record { core, scripts }, 0))
-            }
-            false => Some((recorded, events + 1)),
+        let turned = actions.iter().any(spawn) || events + 1 >= self.turn.max(1);
+        let new = |unsent| Record {
+            core: core.clone(),
+            scripts: older.scripts.clone(),
+            unsent,
         };
+        self.last = Some(match (turned, first) {
+            (true, _) => (new(Vec::new()), 0),
+            (false, Some(n)) => (new(signals(&actions[n..])), events + 1),
+            (false, None) => (recorded, events + 1),
+        });
         None
     }
+}
+
+fn signals(actions: &[Action]) -> Vec<WorkerId> {
+    actions.iter().filter_map(Action::signals).collect()
 }
 
 impl Sim {
@@ -121,7 +134,11 @@ impl Sim {
             self.perform(action);
         }
         if self.exit.is_none() {
-            let record = cut.record.unwrap_or_else(|| Record::of(self));
+            let new = || Record {
+                unsent: cut.unsent,
+                ..Record::of(self)
+            };
+            let record = cut.record.unwrap_or_else(new);
             self.take_over(record, cut.crash.away, cut.crash.exact);
         }
     }
@@ -150,6 +167,9 @@ impl Sim {
         }
         self.pass(away, exact);
         assert_eq!(self.core.check_snapshot(self.now), Ok(()));
+        for worker in record.unsent {
+            self.core.doubt_signal(worker);
+        }
         let mut events = Vec::new();
         for worker in self.core.without_pid() {
             if self.alive.contains_key(&worker) {

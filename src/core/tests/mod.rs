@@ -102,6 +102,8 @@ pub(super) struct Sim {
     /// When each was asked to end.
     pub signalled: BTreeMap<WorkerId, Time>,
     pub killed: BTreeMap<WorkerId, Time>,
+    /// When each got a stop signal.
+    pub signals: BTreeMap<WorkerId, Vec<Time>>,
     pub log: Vec<Transition>,
     pub replies: Vec<(RequestId, Result<Done, Failure>)>,
     pub said_ready: Option<Time>,
@@ -129,6 +131,7 @@ impl Sim {
             alive: BTreeMap::new(),
             signalled: BTreeMap::new(),
             killed: BTreeMap::new(),
+            signals: BTreeMap::new(),
             log: Vec::new(),
             replies: Vec::new(),
             said_ready: None,
@@ -171,7 +174,8 @@ impl Sim {
         let actions = self.core.handle(self.now, event);
         before.check(self, &actions);
         let spawns = |a: &Action| matches!(a, Action::Spawn { .. });
-        assert!(actions.is_sorted_by_key(spawns), "spawns come last");
+        let order = |a: &Action| (spawns(a), a.ends_a_worker());
+        assert!(actions.is_sorted_by_key(order), "spawns come last");
         if let Some(crash) = self.crashes.next(older, &self.core, &actions) {
             self.crash_during(crash, actions);
             return;
@@ -194,7 +198,11 @@ impl Sim {
             Action::Spawn {
                 worker, generation, ..
             } => self.spawn(worker, generation),
-            Action::Signal { worker, .. } => self.signal(worker),
+            Action::Signal { worker, .. } => {
+                let now = self.now;
+                self.signals.entry(worker).or_default().push(now);
+                self.signal(worker);
+            }
             Action::Ask { worker } => self.schedule(ms(0), Event::Alive { worker }),
             // A worker that drains has nothing to do.
             Action::Drain { worker, .. } => {
@@ -226,6 +234,16 @@ impl Sim {
                 } = transition
                 {
                     self.signalled.entry(worker).or_insert(self.now);
+                }
+                if let Transition::Exited {
+                    worker, requested, ..
+                } = transition
+                {
+                    let known = requested || !self.signals.contains_key(&worker);
+                    assert!(
+                        known,
+                        "{worker} was asked to end, and is told to have crashed"
+                    );
                 }
                 self.log.push(transition);
             }

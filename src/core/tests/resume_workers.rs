@@ -221,3 +221,52 @@ fn twenty_deaths_in_a_row_leave_nothing() {
     assert_at_rest(&sim);
     assert_eq!(sim.core.degraded(), None);
 }
+
+/// Killed at any moment around the signal: one that has got it is known for one that ends, and
+/// does not get another one before its time is over.
+#[test]
+fn a_worker_that_is_asked_to_end_is_known_for_one() {
+    let mut seen = BTreeSet::new();
+    for (cut, recorded) in (0..8).flat_map(|cut| [(cut, false), (cut, true)]) {
+        let slow = Script {
+            drains: Some(ms(2_600)),
+            ..Script::default()
+        };
+        let mut sim = Sim::new(policy(2), slow);
+        sim.run(ms(1_000));
+        let crash = Crash {
+            after: 0,
+            cut,
+            recorded,
+            away: ms(100),
+            exact: false,
+        };
+        // The turn goes on.
+        sim.crashes = Crashes::new(vec![crash], 5);
+        let began = sim.now;
+        sim.request(1, Request::Scale(Scale::To(1)));
+        assert_eq!(sim.crashes.happened, 1);
+        let worker = WorkerId(2);
+        let sent = sim.signals.contains_key(&worker);
+        let state = sim.core.worker(worker).map(|w| w.state);
+        let known = state == Some(WorkerState::Draining);
+        assert!(known || !sent, "{cut} {recorded}");
+        let again = sim.core.timers.get(Timer::Signal(worker));
+        seen.insert((sent, known, again.is_some()));
+        if !known {
+            continue; // nor does anybody know of the request
+        }
+        assert!(again.is_none_or(|at| at == began + ms(3_000)), "{again:?}");
+        sim.run(ms(10_000));
+        assert_at_rest(&sim);
+        assert_eq!(sim.signals[&worker].len(), 1, "{cut} {recorded}");
+        assert_eq!(sim.killed, BTreeMap::new());
+    }
+    let all = [
+        (false, false, false),
+        (false, true, true),
+        (true, true, false),
+        (true, true, true),
+    ];
+    assert_eq!(seen, BTreeSet::from(all));
+}

@@ -5,9 +5,10 @@
 use super::deal::{Flight, Parcel};
 use super::keep::{ConnectionState, PrimaryState, SentState};
 use super::places::Place;
-use super::{Engine, Sent, Server, Talk, now};
+use super::{Engine, Sent, Server, Start, Talk, now};
 use crate::core::{Event, Notification, WorkerId, WorkerState};
 use crate::engine::resume::Name;
+use crate::protocol::node::channel::Channel;
 use crate::protocol::node::message::Query;
 use crate::protocol::node::outgoing::Outgoing;
 use std::collections::VecDeque;
@@ -124,6 +125,14 @@ impl Engine {
             let line = listener.lines.iter().position(|line| line.inode == inode)?;
             Some((n, line))
         })
+    }
+
+    /// The conversation with a worker that was about to be spawned when it was recorded: nothing
+    /// has been said yet.
+    pub(in super::super) fn first_talk(&self, worker: WorkerId, channel: Channel) -> Option<Talk> {
+        let release = self.releases.get(&self.core.worker(worker)?.generation)?;
+        let runner = release.launch.runner?;
+        Some(Start::talk(channel, runner, release.config.spread()))
     }
 
     /// Sees to what workers may have said to a supervisor that did not live to act upon it, and

@@ -5,7 +5,7 @@ use super::{Engine, Level, Outgoing, RESENDS, SHOWN, Sent, WorkerId, WorkerState
 use crate::core::{Event, Notification};
 use crate::engine::fault;
 use crate::protocol::node::channel::Received;
-use crate::protocol::node::message::{Incoming, Preload, parse};
+use crate::protocol::node::message::{Incoming, Preload, may_be_read_twice, parse};
 use std::sync::Arc;
 
 impl Engine {
@@ -16,20 +16,19 @@ impl Engine {
             return self.take_stray(worker);
         };
         talk.channel.flush();
+        if careful && self.take_carefully(worker) {
+            return self.watch_channel(worker);
+        }
+        let Some(talk) = self.talk(worker) else {
+            return;
+        };
         let received = match talk.channel.is_clogged() {
             true => Vec::new(),
-            false => talk.receive(careful),
+            false => talk.receive(),
         };
         for one in received {
             match one {
-                Received::Line(line) => {
-                    let torn = self.talk(worker).is_some_and(|t| t.channel.take_torn());
-                    match parse(&line) {
-                        Ok(message) => self.heard(worker, message),
-                        Err(_) if torn => {}
-                        Err(why) => self.misheard(worker, &why, &line),
-                    }
-                }
+                Received::Line(line) => self.take_message(worker, &line),
                 Received::TooLong { length, handle } => {
                     let why = format!("it is {length} bytes long");
                     self.misheard(worker, &why, b"");
@@ -47,6 +46,32 @@ impl Engine {
             }
         }
         self.watch_channel(worker);
+    }
+
+    /// What a worker says once while it starts is left in the channel until it has been recorded,
+    /// so that a supervisor that is killed does not take a question with it. Read twice, it is
+    /// answered twice, and Node drops an answer to what it has not asked. `false`: nothing
+    /// that can be left there has arrived.
+    fn take_carefully(&mut self, worker: WorkerId) -> bool {
+        let talk = self.talk(worker).filter(|talk| !talk.channel.is_clogged());
+        let lines = talk.map(|talk| talk.channel.look(may_be_read_twice));
+        let lines = lines.unwrap_or_default();
+        for line in &lines {
+            self.take_message(worker, line);
+            if let Some(talk) = self.talk(worker) {
+                talk.channel.acted_upon(line);
+            }
+        }
+        !lines.is_empty()
+    }
+
+    fn take_message(&mut self, worker: WorkerId, line: &[u8]) {
+        let torn = self.talk(worker).is_some_and(|t| t.channel.take_torn());
+        match parse(line) {
+            Ok(message) => self.heard(worker, message),
+            Err(_) if torn => {}
+            Err(why) => self.misheard(worker, &why, line),
+        }
     }
 
     fn heard(&mut self, worker: WorkerId, message: Incoming) {

@@ -124,7 +124,7 @@ pub fn first_query(
         let ready = poll(&mut watched, Some(&timeout));
         let is_ready = |n: usize| watched[n].revents().contains(PollFlags::IN);
         let (ended, interrupted) = (is_ready(1), is_ready(2));
-        if let Some(query) = asked(talk.receive(false)) {
+        if let Some(query) = asked(talk.receive()) {
             break Ok(query);
         }
         if ended {

@@ -33,7 +33,7 @@ use super::{Engine, Level, Record, fault, now};
 use crate::config::{Runner, Spread};
 use crate::core::{Event, SlotId, Time, WorkerId, WorkerState};
 use crate::protocol::node::channel::{Channel, Received};
-use crate::protocol::node::message::{self, Query};
+use crate::protocol::node::message::Query;
 use crate::protocol::node::outgoing::Outgoing;
 use deal::{Dealer, Flight};
 use extras::Extra;
@@ -173,21 +173,12 @@ impl Talk {
         &self.channel
     }
 
-    /// What has arrived. `careful`: what a worker says once while it starts is left in the
-    /// channel until it has been recorded, so that a supervisor that is killed does not take a
-    /// question with it; read twice, it is answered twice, which Node does not mind.
-    fn receive(&mut self, careful: bool) -> Vec<Received> {
-        let lines = match careful {
-            true => self.channel.look(message::may_be_read_twice),
-            false => Vec::new(),
-        };
-        match lines.is_empty() {
-            true => self.channel.receive(),
-            false => lines.into_iter().map(Received::Line).collect(),
-        }
+    /// What has arrived.
+    fn receive(&mut self) -> Vec<Received> {
+        self.channel.receive()
     }
 
-    /// Takes away what was only looked at: it is recorded.
+    /// Takes away what was acted upon: it is recorded.
     pub fn forget(&mut self) {
         self.channel.forget();
     }

@@ -37,22 +37,27 @@ impl Start {
         if runner == Runner::Launcher && batch.0 {
             return Ok(None);
         }
-        let (mut channel, theirs) = Channel::pair()?;
-        if runner == Runner::Deno {
-            channel.part_handles();
-        }
-        let spread = match runner {
-            Runner::Deno => Spread::RoundRobin,
-            _ => spread,
-        };
+        let (channel, theirs) = Channel::pair()?;
         let number = match runner {
             Runner::Launcher => LATE_CHANNEL,
             _ => CHANNEL,
         };
         Ok(Some(Start {
-            talk: Talk::new(channel, runner, spread),
+            talk: Start::talk(channel, runner, spread),
             channel: (theirs, number),
         }))
+    }
+
+    /// What will be said over the channel of a new worker.
+    pub fn talk(mut channel: Channel, runner: Runner, spread: Spread) -> Talk {
+        let spread = match runner {
+            Runner::Deno => {
+                channel.part_handles();
+                Spread::RoundRobin
+            }
+            _ => spread,
+        };
+        Talk::new(channel, runner, spread)
     }
 
     /// Adds to the environment of `worker` what makes it one of a cluster. `preload`: the

@@ -266,3 +266,91 @@ impl Engine {
         self.recorder.outdate();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn stray(chosen: bool) -> (Stray, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let wish = Wish {
+            signal: Signal::SIGTERM,
+            message: None,
+            chosen,
+        };
+        theirs.set_nonblocking(true).expect("a flag");
+        let last = now() + Duration::from_secs(600);
+        (Stray::new(ours.into(), wish, last), theirs)
+    }
+
+    /// What the worker is told, and what it says then.
+    fn exchange(stray: &mut Stray, theirs: &mut UnixStream, says: &str) -> String {
+        theirs.write_all(says.as_bytes()).expect("room");
+        stray.hear();
+        told(theirs)
+    }
+
+    fn told(theirs: &mut UnixStream) -> String {
+        let mut all = vec![0; 65_536];
+        let count = theirs.read(&mut all).unwrap_or(0);
+        String::from_utf8_lossy(&all[..count]).into_owned()
+    }
+
+    #[test]
+    fn one_with_the_preload_is_told_to_end_when_it_has_drained() {
+        let (mut stray, mut theirs) = stray(false);
+        assert!(told(&mut theirs).contains("drain"));
+        let draining = r#"{"cmd":"NODE_APP_CLUSTER","act":"draining","signals":["SIGTERM"]}"#;
+        let answer = exchange(&mut stray, &mut theirs, &format!("{draining}\n"));
+        assert_eq!((answer.as_str(), stray.due()), ("", Some(stray.last)));
+        let drained = r#"{"cmd":"NODE_APP_CLUSTER","act":"drained"}"#;
+        exchange(&mut stray, &mut theirs, &format!("{drained}\n"));
+        assert!(stray.due().is_some_and(|at| at <= now()));
+        assert_eq!(stray.go_on(), Some(Signal::SIGTERM));
+        assert!(told(&mut theirs).contains("release"));
+        assert_eq!((stray.go_on(), stray.due()), (None, None));
+    }
+
+    #[test]
+    fn one_without_it_is_disconnected() {
+        let (mut stray, mut theirs) = stray(false);
+        told(&mut theirs);
+        stray.due = Some(now());
+        assert_eq!(stray.go_on(), None);
+        assert!(told(&mut theirs).contains("disconnect"));
+        assert_eq!(stray.due(), Some(stray.last));
+        drop(theirs);
+        stray.hear();
+        assert!(stray.channel().is_none());
+        assert!(stray.due().is_some_and(|at| at <= now() + GRACE));
+    }
+
+    #[test]
+    fn one_that_knows_a_signal_gets_that_first() {
+        let (mut stray, mut theirs) = stray(true);
+        told(&mut theirs);
+        stray.due = Some(now());
+        assert_eq!(stray.go_on(), Some(Signal::SIGTERM));
+        assert_eq!(told(&mut theirs), "");
+        stray.due = Some(now());
+        assert_eq!(stray.go_on(), None);
+        assert!(told(&mut theirs).contains("disconnect"));
+    }
+
+    #[test]
+    fn what_an_end_takes_is_answered_and_nothing_else() {
+        let (mut stray, mut theirs) = stray(false);
+        told(&mut theirs);
+        let nothing = "nd of a line\n{\n\n{\"cmd\":\"NODE_CLUSTER\",\"act\":\"queryServer\",\
+                       \"seq\":1}\n\"ready\"\n{\"cmd\":\"NODE_HANDLE_ACK\"}\n";
+        assert_eq!(exchange(&mut stray, &mut theirs, nothing), "");
+        let leaving = r#"{"cmd":"NODE_CLUSTER","act":"exitedAfterDisconnect","seq":5}"#;
+        let answer = exchange(&mut stray, &mut theirs, &format!("{leaving}\n"));
+        assert!(answer.contains("\"ack\":5"), "{answer}");
+        let handle = r#"{"cmd":"NODE_HANDLE","type":"net.Socket"}"#;
+        let answer = exchange(&mut stray, &mut theirs, &format!("{handle}\n"));
+        assert!(answer.contains("NODE_HANDLE_NACK"), "{answer}");
+    }
+}

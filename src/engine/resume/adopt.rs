@@ -29,6 +29,9 @@ impl Engine {
         if exact && self.core.said_ready() {
             self.systemd_knows();
         }
+        for worker in state.unsent {
+            self.core.doubt_signal(worker);
+        }
         let lines = Lines::new(state.lines, &self.listeners);
         let mut gone = Vec::new();
         let mut found = Vec::new();
@@ -113,10 +116,14 @@ impl Engine {
             probe: None,
             check: None,
             tail: None,
-            lines: lines.of(&worker.lines, self.listeners.len()),
-            talk: worker
-                .talk
-                .and_then(|talk| Talk::resume(talk, channel, lines)),
+            lines: match worker.process {
+                Some(_) => lines.of(&worker.lines, self.listeners.len()),
+                None => self.first_lines(id),
+            },
+            talk: match worker.talk {
+                Some(talk) => Talk::resume(talk, channel, lines),
+                None => channel.and_then(|channel| self.first_talk(id, channel)),
+            },
         };
         let slot = self.core.worker(id).map_or(SlotId(0), |w| w.slot);
         let output = output.map(|pipe| (pipe, worker.begun));
@@ -126,6 +133,16 @@ impl Engine {
             self.kill_tree(id);
         }
         Ok(identity.pid)
+    }
+
+    /// The lines of a worker that was about to be spawned when it was recorded.
+    fn first_lines(&self, id: WorkerId) -> Vec<Option<usize>> {
+        let worker = self.core.worker(id);
+        let release = worker.and_then(|worker| self.releases.get(&worker.generation));
+        let (Some(worker), Some(release)) = (worker, release) else {
+            return vec![None; self.listeners.len()];
+        };
+        self.lines_for(release, worker.slot)
     }
 
     /// The main process of a worker that was being started: it leads a session in its group.

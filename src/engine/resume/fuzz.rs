@@ -82,6 +82,7 @@ fn state() -> State {
         inherited: true,
         node: Default::default(),
         companion: Default::default(),
+        unsent: Vec::new(),
         core,
     }
 }

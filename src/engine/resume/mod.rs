@@ -29,7 +29,7 @@ pub use upgrade::{Upgrade, VERB as CHECK_VERB, Way, check};
 
 use super::listeners::{Listener, Passed};
 use crate::config::Config;
-use crate::core::Time;
+use crate::core::{Time, WorkerId};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -57,6 +57,14 @@ impl Kept {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
+    }
+
+    /// Workers whose channels are there.
+    pub fn channels(&self) -> impl Iterator<Item = WorkerId> {
+        self.all.keys().filter_map(|name| match name {
+            Name::Channel(worker) => Some(*worker),
+            _ => None,
+        })
     }
 
     /// Takes one out.

@@ -2,11 +2,11 @@
 //! Keeping what the next supervisor would need, as long as there may be one.
 //!
 //! A record is written at the end of a turn in which something has been decided, and before a
-//! process is spawned: never for a request, and none while nothing happens.
+//! process is spawned or asked to end: never for a request, and none while nothing happens.
 
 use super::state::{StateRef, Worker};
 use super::{End, Identity, Name, Snapshot, boot_id};
-use crate::core::{Action, Event, Notification, WorkerId};
+use crate::core::{Action, Event, Supervisor, Time, WorkerId};
 use crate::engine::{Engine, Level, Record, SAY_AGAIN, fault};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -38,6 +38,8 @@ pub struct Recorder {
     pub taken_over: Option<super::TakenOver>,
     /// It has been told that recording does not work.
     complained: bool,
+    /// Workers that are about to get their stop signal.
+    unsent: Vec<WorkerId>,
 }
 
 impl Recorder {
@@ -55,6 +57,7 @@ impl Recorder {
             incarnation,
             taken_over: None,
             complained: false,
+            unsent: Vec::new(),
         }
     }
 
@@ -64,9 +67,15 @@ impl Recorder {
         self.changes += 1;
     }
 
-    /// Takes note of what the core wants done: all but questions follow from something that it
-    /// has decided.
-    pub fn see(&mut self, actions: &[Action]) {
+    /// Has the core handle an event. It counts if something is to be done, for all but questions
+    /// follow from something that it has decided; or if a worker has said something new.
+    pub fn follow(&mut self, core: &mut Supervisor, now: Time, event: Event) -> Vec<Action> {
+        let speaker = match &event {
+            Event::Notified { worker, .. } => Some(*worker),
+            _ => None,
+        };
+        let before = speaker.map(|worker| core.word_of(worker));
+        let actions = core.handle(now, event);
         let question = |action: &Action| {
             matches!(
                 action,
@@ -77,20 +86,10 @@ impl Recorder {
                     | Action::Measure { .. }
             )
         };
-        if !actions.iter().all(question) {
+        if !actions.iter().all(question) || speaker.map(|worker| core.word_of(worker)) != before {
             self.outdate();
         }
-    }
-
-    /// What a worker says once counts for ever: how long it may take, or how often it gives a
-    /// sign of life. Signs of life and its status are said again.
-    pub fn hear(&mut self, event: &Event) {
-        if let Event::Notified { what, .. } = event {
-            let again = matches!(what, Notification::Watchdog | Notification::Status(_));
-            if !again {
-                self.outdate();
-            }
-        }
+        actions
     }
 
     /// Whether something is still to be recorded.
@@ -159,6 +158,19 @@ impl Engine {
         }
         self.recorded(done);
         self.forget_notifications();
+    }
+
+    /// Ahead of what ends workers, so that one that is asked to end is never taken for one that
+    /// ends by itself. `signals`: who gets its stop signal then.
+    pub(in super::super) fn record_ends(&mut self, signals: Vec<WorkerId>) {
+        if !self.is_recorded() {
+            return;
+        }
+        self.recorder.unsent = signals;
+        let done = self.write_record(End::Killed);
+        self.recorder.unsent.clear();
+        fault::point("before-signal");
+        self.recorded(done);
     }
 
     /// Ahead of a worker's process: it is never there without being known of, and what it is
@@ -311,6 +323,74 @@ impl Engine {
             inherited: self.inherited,
             node: self.node_state(exact),
             companion: self.companion.state(exact),
+            unsent: &self.recorder.unsent,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Cpus};
+    use crate::core::{Notification, WorkerState};
+
+    /// A worker and whoever records what it says, `seconds` after the start.
+    fn after(seconds: u64, ready: bool) -> (Supervisor, Recorder, Time) {
+        let text = "command = \"/bin/true\"\nworkers = 1\nready = \"notify\"\n";
+        let config = Config::parse(text, "web.toml").expect("a configuration");
+        let mut core = Supervisor::new(config.policy(&Cpus::detect()), 7);
+        let mut recorder = Recorder::new(None, Vec::new(), 1);
+        let mut now = Time(1);
+        let worker = WorkerId(1);
+        let what = Notification::Ready;
+        let said = ready.then_some(Event::Notified { worker, what });
+        let spawned = Event::Spawned { worker, pid: 7 };
+        for event in [Event::Begin, spawned].into_iter().chain(said) {
+            recorder.follow(&mut core, now, event);
+        }
+        now = Time(seconds * 1_000_000);
+        recorder.follow(&mut core, now, Event::Wake);
+        recorder.follow(&mut core, now, Event::Alive { worker });
+        (core, recorder, now)
+    }
+
+    /// How many records `say` costs that is said a thousand times within a second.
+    fn cost(core: &mut Supervisor, recorder: &mut Recorder, now: Time, say: &Notification) -> u64 {
+        let before = recorder.changes;
+        for n in 0..1_000 {
+            let worker = WorkerId(1);
+            let what = say.clone();
+            let event = Event::Notified { worker, what };
+            recorder.follow(core, now + Duration::from_micros(n * 900), event);
+        }
+        recorder.changes - before
+    }
+
+    #[test]
+    fn what_is_said_again_is_not_recorded_again() {
+        let every = Some(Duration::from_secs(5));
+        let more = Notification::ExtendTimeout(Duration::from_secs(200));
+        let status = Notification::Status("at it".to_owned());
+        let all = [
+            (Notification::Ready, 0),
+            (Notification::Listening, 0),
+            (Notification::SaidReady, 0),
+            (status, 0),
+            (Notification::Watchdog, 0),
+            (more.clone(), 0),
+            (Notification::WatchdogInterval(every), 1),
+            (Notification::WatchdogTrigger, 1),
+        ];
+        for (say, most) in all {
+            let (mut core, mut recorder, now) = after(20, true);
+            let state = core.worker(WorkerId(1)).map(|w| w.state);
+            assert_eq!(state, Some(WorkerState::Ready));
+            let count = cost(&mut core, &mut recorder, now, &say);
+            assert_eq!(count, most, "{say:?}");
+        }
+        // Each second counts of what it asks for, of those that it is given.
+        let (mut core, mut recorder, now) = after(20, false);
+        let count = cost(&mut core, &mut recorder, now, &more);
+        assert!((1..=2).contains(&count), "{count}");
     }
 }

@@ -84,6 +84,9 @@ pub struct State {
     pub node: PrimaryState,
     /// The companion.
     pub companion: CompanionState,
+    /// Workers that were about to get their stop signal.
+    #[serde(default)]
+    pub unsent: Vec<WorkerId>,
 }
 
 /// How a supervisor ends that has written a snapshot.
@@ -131,6 +134,7 @@ pub struct StateRef<'a> {
     pub inherited: bool,
     pub node: PrimaryState,
     pub companion: CompanionState,
+    pub unsent: &'a [WorkerId],
 }
 
 impl State {

@@ -151,9 +151,14 @@ impl Engine {
         })
     }
 
-    /// Whether somebody would lose its channel with us, and what it has begun.
-    pub(in super::super) fn has_strays(&self) -> bool {
-        self.channels_of_strangers().next().is_some()
+    /// Until when somebody may need its channel, who would lose it with us and what it has begun.
+    pub(in super::super) fn strays_until(&self) -> Option<Time> {
+        let open = |stranger: &&Stranger| {
+            let stray = stranger.stray.as_ref();
+            stray.is_some_and(|stray| stray.channel().is_some())
+        };
+        let strays = self.strangers.values().filter(open);
+        strays.map(|stranger| stranger.until).max()
     }
 
     fn tell_of_strangers(&mut self, asked: &[i32]) {

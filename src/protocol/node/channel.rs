@@ -74,7 +74,7 @@ pub struct Channel {
     /// The beginning of a line, and how much of it has been searched for its end.
     partial: Vec<u8>,
     searched: usize,
-    /// So many bytes were looked at, and are still to be taken.
+    /// So many bytes were acted upon, and are still to be taken.
     seen: usize,
     /// Bytes dropped so far of a line that is too long.
     dropping: Option<(usize, bool)>,

@@ -343,7 +343,9 @@ fn what_was_looked_at_is_there_until_it_is_forgotten() {
     let socket = ours.socket.try_clone().expect("a copy");
     let mut next = Channel::on(socket);
     assert_eq!(next.look(small).len(), 2);
-    next.seen = 0;
+    ours.acted_upon(b"1");
+    assert_eq!(ours.look(small), [b"22".to_vec()]);
+    ours.acted_upon(b"22");
     assert_eq!(ours.look(small), Vec::<Vec<u8>>::new());
     assert_eq!(lines(&mut ours), ["333", "4"]);
     // The beginning of a line is not looked at, nor is what follows it.
@@ -367,6 +369,7 @@ fn a_descriptor_is_there_once_however_often_it_was_looked_at() {
     let first = |line: &[u8]| line == b"1";
     assert_eq!(ours.look(first).len(), 1);
     assert!(ours.take_descriptor().is_none());
+    ours.acted_upon(b"1");
     ours.forget();
     assert!(ours.look(first).is_empty());
     assert_eq!(lines(&mut ours), ["2"]);

@@ -7,8 +7,7 @@ use rustix::net::RecvFlags;
 
 impl Channel {
     /// What has arrived, without taking it: the whole lines up to the first that is not to be
-    /// read `twice`. They are there until [`Channel::forget`], or the next call of this or of
-    /// [`Channel::receive`]. None: nothing has arrived that can be left there.
+    /// read `twice`. None: nothing has arrived that can be left there.
     pub fn look(&mut self, twice: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         self.forget();
         if self.ended || !self.partial.is_empty() || self.dropping.is_some() {
@@ -21,12 +20,16 @@ impl Channel {
         }
         let whole = |line: &&[u8]| line.ends_with(b"\n") && twice(&line[..line.len() - 1]);
         let lines = bytes.split_inclusive(|b| *b == b'\n').take_while(whole);
-        let lines: Vec<Vec<u8>> = lines.map(|line| line[..line.len() - 1].to_vec()).collect();
-        self.seen = lines.iter().map(|line| line.len() + 1).sum();
-        lines
+        lines.map(|line| line[..line.len() - 1].to_vec()).collect()
     }
 
-    /// Takes away what was looked at.
+    /// The next of the lines that were looked at has been acted upon. It is there until
+    /// [`Channel::forget`], or the next call of [`Channel::look`] or [`Channel::receive`].
+    pub fn acted_upon(&mut self, line: &[u8]) {
+        self.seen += line.len() + 1;
+    }
+
+    /// Takes away what was acted upon.
     pub fn forget(&mut self) {
         while self.seen > 0 && !self.ended {
             match self.receive_piece(self.seen, RecvFlags::empty()) {
