@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `app-cluster run NAME`: the supervisor, as systemd starts it.
 
-use super::{Fail, Status, config_file};
+use super::systemd::{Systemd as Manager, is_down};
+use super::{Fail, RUNTIME_DIRECTORY, Status, config_file, units};
 use crate::config::Config;
 use crate::core::Outcome;
 use crate::engine::{
     Engine, Journal, Level, Listener, Load, Parts, Passed, Record, Resumed, Runtime, Style,
-    Systemd, block_signals, group, inherit, make_room, open, runtime_directory,
+    Systemd, block_signals, group, inherit, is_main_process_of_a_unit, make_room, open,
+    runtime_directory,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// systemd is to try no more than once in this time.
@@ -29,6 +31,7 @@ pub struct Setup {
 }
 
 pub fn main(name: &str, config: Option<PathBuf>) -> Result<(), Fail> {
+    leave_to_the_unit(name)?;
     let path = config.unwrap_or_else(|| config_file(name));
     supervise(Setup {
         name: name.to_owned(),
@@ -37,6 +40,27 @@ pub fn main(name: &str, config: Option<PathBuf>) -> Result<(), Fail> {
         style: None,
         greet: |_, _| {},
     })
+}
+
+/// By hand, `run` is not to come between two supervisors of the app's unit: it would take its
+/// port and its workers' place.
+fn leave_to_the_unit(name: &str) -> Result<(), Fail> {
+    let by_systemd = std::env::var_os("NOTIFY_SOCKET").is_some() || is_main_process_of_a_unit();
+    let shared = Path::new(RUNTIME_DIRECTORY).join(name);
+    if by_systemd || !runtime_directory(name).is_ok_and(|own| own == shared) {
+        return Ok(());
+    }
+    let (service, _) = units(name);
+    // Nobody to ask: then there is no unit either.
+    let state = Manager::connect("").and_then(|manager| manager.state(&service));
+    match state {
+        Ok(state) if !is_down(&state) => {
+            let text = format!("{name} is run by systemd: {service} is {state}");
+            let hint = format!("app-cluster status {name}; or first: app-cluster stop {name}");
+            Err(Fail::new(Status::Failed, text).hint(hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Supervises until the end.
@@ -54,7 +78,17 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
     let prepared = inherited
         .map_err(Fail::from)
         .and_then(|(passed, mut left)| {
-            let resumed = Resumed::find(&setup.name, &mut left).unwrap_or_else(|why| {
+            // Ahead of that: whoever cannot begin has not tried to go on from there.
+            let runtime = match left.is_empty() {
+                true => None,
+                false => Some(Runtime::claim(&runtime_directory(&setup.name)?)?),
+            };
+            // After a restart, in the moment of a crash say, nothing is gone on with.
+            let found = match runtime.as_ref().is_some_and(Runtime::was_swept) {
+                true => Ok(None),
+                false => Resumed::find(&setup.name, &mut left),
+            };
+            let resumed = found.unwrap_or_else(|why| {
                 let text = format!(
                     "what the supervisor before has left cannot be used: {why}; its workers are \
                  replaced"
@@ -62,7 +96,7 @@ pub fn supervise(setup: Setup) -> Result<(), Fail> {
                 journal.log(Record::plain(Level::Error, text));
                 None
             });
-            let prepared = prepare(&setup, passed, resumed.as_ref())?;
+            let prepared = prepare(&setup, passed, resumed.as_ref(), runtime)?;
             Ok((prepared, resumed, left))
         });
     let ((first, listeners, runtime, was_inherited), resumed, left) = match prepared {
@@ -107,9 +141,14 @@ fn prepare(
     setup: &Setup,
     inherited: Vec<Passed>,
     resumed: Option<&Resumed>,
+    claimed: Option<Runtime>,
 ) -> Result<Prepared, Fail> {
+    let claim = |claimed: Option<Runtime>| match claimed {
+        Some(runtime) => Ok(runtime),
+        None => runtime_directory(&setup.name).and_then(|directory| Runtime::claim(&directory)),
+    };
     if let Some(resumed) = resumed {
-        let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
+        let runtime = claim(claimed)?;
         let first = resumed.config().clone();
         let listeners = group(resumed.with_files(inherited), &first)?;
         return Ok((first, listeners, runtime, resumed.state.inherited));
@@ -130,7 +169,7 @@ fn prepare(
     }
     // Ahead of the sockets: a second supervisor of the app is to be told that, not that
     // its port is in use.
-    let runtime = Runtime::claim(&runtime_directory(&setup.name)?)?;
+    let runtime = claim(claimed)?;
     let was_inherited = !inherited.is_empty();
     let none = first.listens_nowhere();
     let listeners = match was_inherited {

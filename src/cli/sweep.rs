@@ -157,6 +157,7 @@ pub fn main(name: &str) -> Result<(), Fail> {
         Verdict::Drain => gently(name),
         Verdict::Kill => Manner::AtOnce,
     };
+    Runtime::say_swept(&runtime);
     let left = match unit {
         Some(unit) => Left::of_unit(unit),
         None => Left::by_environment(name, &runtime),

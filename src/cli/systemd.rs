@@ -18,6 +18,7 @@ const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const JOB: &str = "org.freedesktop.systemd1.Job";
+const SERVICE_UNIT: &str = "org.freedesktop.systemd1.Service";
 
 /// systemd's manager object.
 pub struct Systemd {
@@ -180,6 +181,13 @@ impl Systemd {
     /// `ActiveState`: `active`, `inactive`, `failed`, `activating`, …
     pub fn state(&self, unit: &str) -> Result<String, Fail> {
         self.property(unit, UNIT, "ActiveState")
+    }
+
+    /// `Restart=` of a service, if `main` is its main process (`unit` may be a user's).
+    pub fn restarts(&self, unit: &str, main: i32) -> Result<Option<String>, Fail> {
+        let found: u32 = self.property(unit, SERVICE_UNIT, "MainPID")?;
+        let restart = self.property(unit, SERVICE_UNIT, "Restart")?;
+        Ok((i32::try_from(found) == Ok(main)).then_some(restart))
     }
 
     /// The job of a unit that has not ended: `start`, `stop`, `restart`, …

@@ -3,6 +3,7 @@
 
 use super::client::{CallError, Client, Successor, successor};
 use super::reload::detach_on_signals;
+use super::systemd::Systemd;
 use super::target::Target;
 use super::{Fail, Status, units};
 use crate::api::{self, Call, Outcome};
@@ -32,6 +33,28 @@ pub fn keep_workers(target: &Target) -> Result<(), Fail> {
     replace(&target.name, &call, false)
 }
 
+/// Nobody is to leave workers to a supervisor that systemd would not start: `Restart=` of
+/// systemd.service(5), after an exit with status 0.
+fn comes_again(before: &api::Status) -> Result<(), Fail> {
+    let Some(unit) = &before.unit else {
+        return Ok(()); // The supervisor refuses.
+    };
+    // Without D-Bus, or for a unit of another manager, nobody tells.
+    let known = Systemd::connect("").and_then(|systemd| systemd.restarts(unit, before.pid));
+    match known.ok().flatten() {
+        Some(restart) if restart != "always" && restart != "on-success" => {
+            let text =
+                format!("systemd would not start another supervisor: {unit} has Restart={restart}");
+            Err(Fail::new(Status::Failed, text).hint(format!(
+                "app-cluster upgrade {}: the same process, which needs no start; or set \
+                 Restart=always (systemctl edit {unit})",
+                before.app
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Calls, then waits until the supervisor that was promised answers.
 fn replace(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     // Not before there is somebody who may be asked.
@@ -40,6 +63,9 @@ fn replace(name: &str, call: &Call, json: bool) -> Result<(), Fail> {
     let before = client.status()?;
     if before.incarnation == 0 {
         return Err(too_old(name, &before));
+    }
+    if matches!(call, Call::Restart { .. }) {
+        comes_again(&before)?;
     }
     if matches!(call, Call::Upgrade { now: true }) && before.rollout.is_none() {
         errln!("{name} | --now: there is no reload to take back");

@@ -53,9 +53,15 @@ impl Engine {
         }
     }
 
+    /// What is wrong with more than single slots.
+    pub(super) fn impaired(&self) -> Option<String> {
+        let told = self.broken.clone().or_else(|| self.foreigners_briefly());
+        told.or_else(|| self.stale.clone())
+    }
+
     /// The line for `STATUS=`.
     pub(super) fn status_line(&self) -> String {
-        match self.broken.as_ref().or(self.stale.as_ref()) {
+        match self.impaired() {
             Some(broken) => format!("degraded: {broken}; {}", self.core.status_line()),
             None => self.core.status_line(),
         }

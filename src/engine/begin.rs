@@ -118,6 +118,7 @@ impl Engine {
             recorder: known.recorder,
             upgrade: None,
             strangers: Strangers::default(),
+            foreign: BTreeMap::new(),
             stale: None,
             program: own_program(),
             resumed: known.resumed,

@@ -7,6 +7,7 @@
 //! each slot.
 
 use super::resume::{Kept, PREFIX};
+use super::room;
 use crate::config::{Config, MAX_SOCKETS, SLOT_LISTENER, Spread};
 use crate::core::SlotId;
 use anyhow::{Context, Result, bail};
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 /// Where our own long-lived descriptors begin: a worker's own start at 3, and
 /// none of its numbers may be one of ours when they are put in place.
-const FIRST_FD: RawFd = 256;
+pub(super) const FIRST_FD: RawFd = 256;
 /// The most descriptors that are taken: sockets, and up to three for each worker, of which
 /// there are twice as many in a reload.
 const MAX_PASSED: u32 = MAX_SOCKETS + 8192;
@@ -85,13 +86,6 @@ impl Drop for Line {
     }
 }
 
-/// Makes room for descriptors up to where ours begin. Once there are threads, growing the
-/// table waits for an RCU grace period of several milliseconds.
-pub fn make_room() {
-    // Without it the start only takes longer.
-    let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), FIRST_FD);
-}
-
 /// A socket that was passed, with its name.
 pub type Passed = (String, Line);
 
@@ -102,7 +96,7 @@ pub type Passed = (String, Line);
 /// listenfd does not read LISTEN_FDNAMES, so the names are read here first.
 ///
 /// # Errors
-/// When a passed descriptor is not a listening stream socket.
+/// When a passed descriptor is not a listening stream socket, or RLIMIT_NOFILE is too low.
 pub fn inherit() -> Result<(Vec<Passed>, Kept)> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names: Vec<&str> = names.split(':').collect();
@@ -112,10 +106,11 @@ pub fn inherit() -> Result<(Vec<Passed>, Kept)> {
         Err(_) => announced.is_none(),
     };
     let Some(announced) = announced.filter(|_| for_us) else {
+        room::check(0)?;
         return Ok((Vec::new(), Kept::default()));
     };
     match announced.parse::<u32>() {
-        Ok(count) if count <= MAX_PASSED => {}
+        Ok(count) if count <= MAX_PASSED => room::check(count)?,
         _ => bail!(
             "LISTEN_FDS={announced:?} is not a number of descriptors (0 to {MAX_PASSED}); \
              it is set by systemd or by nobody"

@@ -15,6 +15,7 @@ mod end;
 mod events;
 mod fault;
 mod fits;
+mod foreign;
 mod health;
 mod journal;
 mod listeners;
@@ -30,6 +31,7 @@ mod readiness;
 mod release;
 mod report;
 mod resume;
+mod room;
 mod runtime;
 mod sources;
 mod spawn;
@@ -41,11 +43,12 @@ pub use bind::open;
 pub use cgroup::mount as cgroup_mount;
 pub use events::id as message_id;
 pub use journal::{Journal, Level, Record};
-pub use listeners::{Listener, Passed, group, inherit, make_room};
+pub use listeners::{Listener, Passed, group, inherit};
 pub use node::learn;
 pub use output::Style;
-pub use report::rfc3339;
+pub use report::{is_main_process_of_a_unit, rfc3339};
 pub use resume::{CHECK_VERB, Kept, Resumed, check as check_snapshot};
+pub use room::make as make_room;
 pub use runtime::{Runtime, candidates as runtime_candidates, directory as runtime_directory};
 pub use steer::SECRET_FILE;
 pub use systemd::{Systemd, watchdog};
@@ -207,6 +210,7 @@ pub struct Engine {
     recorder: Recorder,
     upgrade: Option<Upgrade>,
     strangers: Strangers,
+    foreign: foreign::Foreign,
     /// The configuration of now cannot be used.
     stale: Option<String>,
     /// Our program, as it may be executed again.
@@ -232,7 +236,6 @@ impl Engine {
     /// Only what makes supervision itself impossible (epoll, signalfd).
     pub fn run(mut self) -> Result<Outcome> {
         self.next_ping = self.watchdog.map(|_| now());
-        self.warn_of_other_units();
         let mut left = std::mem::take(&mut self.left);
         match self.resumed.take() {
             Some(state) => {
@@ -240,6 +243,7 @@ impl Engine {
                 self.take_over(state, left);
             }
             None => {
+                self.warn_of_other_units();
                 // Ahead of the first worker: nobody accepts yet from what is put in order.
                 self.steer();
                 self.meet_strangers(false, &mut left);
@@ -265,7 +269,8 @@ impl Engine {
 
     /// Whether there is something left to do.
     fn is_needed(&self) -> bool {
-        self.outcome.is_none() || self.companion.is_running() || self.strays_until().is_some()
+        let companion = self.companion.is_running() && !self.companion_is_foreign();
+        self.outcome.is_none() || companion || self.strays_until().is_some()
     }
 
     fn next_deadline(&self) -> Option<Time> {
@@ -339,6 +344,7 @@ impl Engine {
             self.next_ping = Some(now() + interval / 2);
         }
         self.strangers_turn();
+        self.foreigners_turn();
         self.upgrade_turn();
         self.record_turn();
     }

@@ -49,9 +49,13 @@ impl Engine {
                 if !self.signal_node(worker, signal) {
                     self.signal(worker, signal);
                 }
+                self.has_signalled(worker);
                 fault::point("after-signal");
             }
-            Action::Kill { worker } => self.kill_tree(worker),
+            Action::Kill { worker } => {
+                self.kill_tree(worker);
+                self.has_signalled(worker);
+            }
             Action::Probe { worker } => self.probe(worker),
             Action::Measure { worker } => self.measure(worker),
             Action::Release { worker } => self.release(worker),
@@ -299,6 +303,7 @@ impl Engine {
     fn release(&mut self, worker: WorkerId) {
         self.end_questions(worker);
         self.end_talk(worker);
+        self.foreign.remove(&worker);
         if let Some(held) = self.held.remove(&worker) {
             self.poller.remove(&held.process.pidfd);
             self.poller.remove(&held.notify);

@@ -159,6 +159,9 @@ impl Engine {
         if let Some(current) = self.releases.get(&self.core.generation()) {
             fits::fits(&current.config, &config, self.inherited)?;
         }
+        if let Some(text) = self.foreigners() {
+            return Err(text);
+        }
         // What the units are to have from now on has to be there before anybody is told how to
         // change them: with a user that is not they would not start again.
         let diagnostics = match self.running {

@@ -160,9 +160,7 @@ impl Engine {
                 failure: r.failure,
             }),
             degraded: self
-                .broken
-                .clone()
-                .or_else(|| self.stale.clone())
+                .impaired()
                 .or_else(|| self.core.degraded().map(str::to_owned)),
             companion: self.companion_status(),
             incarnation: self.recorder.incarnation,

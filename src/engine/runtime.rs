@@ -15,7 +15,11 @@ use std::path::{Path, PathBuf};
 pub struct Runtime {
     directory: PathBuf,
     _lock: Flock<File>,
+    swept: bool,
 }
+
+/// `app-cluster sweep` has ended what the supervisor before had left.
+const SWEPT: &str = "swept";
 
 impl Runtime {
     /// Makes `directory` usable and locks it.
@@ -47,13 +51,33 @@ impl Runtime {
                  hint: `app-cluster status NAME` shows it; a second one needs another name"
             );
         };
-        for marker in ["keep", "ending", "shut"] {
+        // Workers can write there too, but not as root.
+        let swept = fs::symlink_metadata(directory.join(SWEPT));
+        let swept = swept.is_ok_and(|found| found.is_file() && found.uid() == 0);
+        for marker in ["keep", "ending", "shut", SWEPT] {
             let _ = fs::remove_file(directory.join(marker));
         }
         Ok(Runtime {
             directory: directory.to_owned(),
             _lock: lock,
+            swept,
         })
+    }
+
+    /// Whether the supervisor before us was stopped, so that nothing is to be gone on with:
+    /// what it has left is at its end.
+    pub fn was_swept(&self) -> bool {
+        self.swept
+    }
+
+    /// Says that to the next one, if there is a runtime directory.
+    pub fn say_swept(directory: &Path) {
+        let _ = fs::remove_file(directory.join(SWEPT));
+        let new = File::options()
+            .write(true)
+            .create_new(true)
+            .open(directory.join(SWEPT));
+        drop(new);
     }
 
     /// Removes a runtime directory that no supervisor uses. systemd does it when a service ends,
@@ -247,6 +271,24 @@ mod tests {
         Runtime::remove_left(&directory).expect("removed");
         assert!(!directory.exists());
         Runtime::remove_left(&directory).expect("nothing to do");
+    }
+
+    #[test]
+    fn only_root_says_that_it_was_swept_and_once() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let directory = parent.path().join("api");
+        Runtime::say_swept(&directory); // Where there is none there is nobody to tell.
+        drop(Runtime::claim(&directory).expect("a runtime directory"));
+        fs::create_dir(directory.join(SWEPT)).expect("a directory");
+        let claimed = Runtime::claim(&directory).expect("claimed");
+        assert!(!claimed.was_swept());
+        drop(claimed);
+        fs::remove_dir(directory.join(SWEPT)).expect("removed");
+        Runtime::say_swept(&directory);
+        let claimed = Runtime::claim(&directory).expect("claimed");
+        assert_eq!(claimed.was_swept(), geteuid().is_root());
+        drop(claimed);
+        assert!(!Runtime::claim(&directory).expect("claimed").was_swept());
     }
 
     #[test]

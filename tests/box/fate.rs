@@ -27,12 +27,18 @@ pub fn lacking(suite: &str, test: &str) -> Option<&'static str> {
         | "a_torn_snapshot_and_node"
         | "an_upgrade_of_the_package_loses_nothing"
         | "a_stop_after_an_adoption_leaves_nothing"
+        | "a_restart_in_the_moment_of_a_crash"
+        | "workers_behind_a_launcher"
         | "killed_between_listens" => &["bookworm"],
         "fate_of_hello_even"
         | "fate_of_node"
         | "fate_of_gunicorn"
         | "a_torn_snapshot_and_node_without_the_preload"
         | "many_supervisors_leak_nothing"
+        | "what_would_leave_workers_alone"
+        | "the_user_was_changed"
+        | "no_room_in_the_runtime_directory"
+        | "a_socket_was_opened_meanwhile"
         | "a_reboot_after_an_adoption_is_quick"
         | "killed_while_a_node_worker_starts" => &["trixie"],
         "fate_of_node_round_robin"

@@ -27,6 +27,7 @@ mod examples;
 mod fate;
 mod fate_app;
 mod fate_end;
+mod fate_odd;
 mod fate_upgrade;
 mod fault;
 mod fault_lines;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         reboot::TESTS,
         fate::TESTS,
         fate_end::TESTS,
+        fate_odd::TESTS,
         fate_upgrade::TESTS,
     ]
     .concat();

@@ -3,6 +3,7 @@
 
 use super::state::Worker;
 use super::{End, Identity, Kept, Lines, Name, State, TakenOver, reopen};
+use crate::config::Config;
 use crate::core::{Event, Exit, SlotId, WorkerId};
 use crate::engine::node::Talk;
 use crate::engine::notify::NotifySocket;
@@ -63,7 +64,8 @@ impl Engine {
         for worker in self.held.keys().copied().collect::<Vec<_>>() {
             self.catch_up_with(worker);
         }
-        self.tell_of_broken_configuration();
+        self.meet_foreigners();
+        self.look_at_configuration(&lines);
         self.steering.outdate();
         self.recorder.outdate();
         fault::point("after-adoption");
@@ -168,11 +170,12 @@ impl Engine {
         }
     }
 
-    /// What serves is what was rolled out, whatever the file says now.
-    fn tell_of_broken_configuration(&mut self) {
+    /// What serves is what was rolled out, whatever the file and the units say now.
+    fn look_at_configuration(&mut self, lines: &Lines) {
         // With what it leads to: programs and directories.
-        let Err(error) = (self.load)().and_then(Release::new) else {
-            return;
+        let error = match (self.load)().and_then(Release::new) {
+            Ok(release) => return self.look_at_units(&release.config, lines),
+            Err(error) => error,
         };
         let generation = self.core.generation();
         let first = error.to_string();
@@ -185,6 +188,31 @@ impl Engine {
              before, serves on:\n{error}"
         );
         self.log(Record::plain(Level::Error, text));
+    }
+
+    /// Sockets may have been opened and closed while nobody looked (`daemon-reload`).
+    fn look_at_units(&mut self, config: &Config, lines: &Lines) {
+        if let Err(changes) = self.units_fit(config) {
+            let what = changes.lines().next().unwrap_or_default().trim();
+            self.stale = Some(format!(
+                "the units are not as the configuration says ({what})"
+            ));
+            return self.warn(format!(
+                "the units are not as the configuration says:\n{changes}"
+            ));
+        }
+        let listeners = self.listeners.iter();
+        let new = listeners.filter(|listener| !listener.lines.iter().any(|l| lines.knew(l.inode)));
+        let new: Vec<&str> = new.map(|listener| listener.address.as_str()).collect();
+        if !new.is_empty() {
+            let (new, name) = (new.join(", "), &self.name);
+            let text = format!(
+                "{new}: opened since; connections wait there until workers have it after \
+                 `app-cluster reload {name}`"
+            );
+            self.stale = Some(text.clone());
+            self.warn(text);
+        }
     }
 }
 

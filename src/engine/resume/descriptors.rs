@@ -8,10 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// Where the descriptors begin, if not at 3 (a variable of the listenfd crate).
-const FIRST: &str = "LISTEN_FDS_FIRST_FD";
+pub const FIRST: &str = "LISTEN_FDS_FIRST_FD";
 /// So many descriptors our threads may open meanwhile, and how often it is tried again if they
 /// open more.
-const GAP: RawFd = 32;
+const GAP: RawFd = crate::engine::room::OWN as RawFd;
 const TRIES: usize = 4;
 
 /// Copies of descriptors that outlive execve(2), under successive numbers: the first, and what

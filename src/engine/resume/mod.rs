@@ -19,6 +19,7 @@ mod state;
 mod strangers;
 mod upgrade;
 
+pub use descriptors::FIRST;
 pub use names::{Name, PREFIX};
 pub use record::Recorder;
 pub use snapshot::Snapshot;
@@ -177,6 +178,11 @@ impl Lines {
         });
         let now = now.collect();
         Lines { before, now }
+    }
+
+    /// Whether the socket of this inode was there before.
+    pub fn knew(&self, inode: u64) -> bool {
+        self.before.iter().flatten().any(|known| *known == inode)
     }
 
     /// The listener and the line that were known as these.
