@@ -149,7 +149,9 @@ impl Supervisor {
         };
         let stop_first = self.stops_first();
         let (fit, others) = self.live(slot);
-        let others: Vec<(WorkerId, WorkerState)> = others.iter().map(|w| (w.id, w.state)).collect();
+        // Those that are recycled go as they go without a rollout, or they would pile up.
+        let own = |w: &&Worker| w.state == WorkerState::Starting || w.retire;
+        let others: Vec<(WorkerId, bool)> = others.iter().map(|w| (w.id, own(w))).collect();
         let settled = self.slots[slot].stopped || fit.iter().any(|w| w.settled);
         if fit.is_empty() && self.may_spawn(slot, want) {
             if self.slots[slot].last_failure.is_some() {
@@ -158,9 +160,8 @@ impl Supervisor {
             let hold = self.hold_for(want);
             self.spawn(SlotId(slot as u32), want, hold);
         }
-        for (id, state) in others {
-            let free = state == WorkerState::Starting || self.may_drain();
-            if stop_first || (settled && free) {
+        for (id, free) in others {
+            if stop_first || (settled && (free || self.may_drain())) {
                 self.stop_worker(id);
             }
         }
@@ -188,6 +189,7 @@ impl Supervisor {
         !self.stops_first() || self.workers.values().all(|w| w.generation == want)
     }
 
+    /// Whether one more worker may drain for the rollout's sake.
     fn may_drain(&self) -> bool {
         let Some(rollout) = &self.rollout else {
             return true;
@@ -195,7 +197,7 @@ impl Supervisor {
         let Some(most) = self.policy(rollout.to).max_draining else {
             return true;
         };
-        let draining = |w: &&Worker| w.state == WorkerState::Draining;
+        let draining = |w: &&Worker| w.state == WorkerState::Draining && !w.retire;
         (self.workers.values().filter(draining).count() as u32) < most
     }
 

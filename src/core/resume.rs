@@ -8,7 +8,6 @@
 //! anew, and what has been promised to a worker that ends is kept.
 
 use super::rollout::{Rollout, Stage};
-use super::stop::last_words;
 use super::undo::Undo;
 use super::*;
 
@@ -176,12 +175,12 @@ impl Supervisor {
         };
         let asked = !worker.leaving;
         let policy = self.policy(worker.generation);
-        let (drains, words) = (policy.drains, last_words(policy.drain_timeout));
+        let drains = policy.drains;
         let Some(signal) = self.timers.get(Timer::Signal(id)) else {
             return;
         };
-        self.timers
-            .set(Timer::Kill(id), kill.max(signal.max(now) + words));
+        let after = now + kill.since(signal);
+        self.timers.set(Timer::Kill(id), kill.max(after));
         let within = signal.since(now);
         if asked && drains && !exact && !within.is_zero() {
             let hurry = self.state == ClusterState::Stopping;

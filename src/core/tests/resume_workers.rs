@@ -270,3 +270,35 @@ fn a_worker_that_is_asked_to_end_is_known_for_one() {
     ];
     assert_eq!(seen, BTreeSet::from(all));
 }
+
+/// The next supervisor comes when the worker's time is over, and it may never have got its
+/// signal: it has all of its time after that.
+#[test]
+fn a_late_signal_leaves_time() {
+    let mut late = 0;
+    for cut in 0..8 {
+        let slow = Script {
+            drains: Some(ms(2_600)),
+            ..Script::default()
+        };
+        let mut sim = Sim::new(policy(2), slow);
+        sim.run(ms(1_000));
+        let crash = Crash {
+            after: 0,
+            cut,
+            recorded: true,
+            away: ms(5_250),
+            exact: false,
+        };
+        sim.crashes = Crashes::new(vec![crash], 1);
+        let began = sim.now;
+        sim.request(1, Request::Scale(Scale::To(1)));
+        assert_eq!(sim.crashes.happened, 1);
+        sim.run(ms(10_000));
+        assert_eq!(sim.killed, BTreeMap::new());
+        assert_at_rest(&sim);
+        let sent = sim.signals.get(&WorkerId(2));
+        late += u32::from(sent.is_some_and(|all| all[0] > began));
+    }
+    assert!(late > 0);
+}

@@ -212,3 +212,39 @@ fn a_fall_back_that_cannot_be_is_not_tried_again() {
         assert!(sim.reply(2).is_some_and(Result::is_ok));
     }
 }
+
+/// All workers of a release turn silent again and again while it is gone back, whose reload
+/// drains one at a time: those that are replaced do not wait for that, and do not pile up.
+#[test]
+fn silent_workers_do_not_pile_up_during_a_fall_back() {
+    let careful = Policy {
+        max_draining: Some(1),
+        ..policy(6)
+    };
+    let mut sim = Sim::new(careful, Script::default());
+    sim.run(ms(1_000));
+    let silent = Policy {
+        watchdog: Some(ms(1_278)),
+        crash_budget: 1,
+        ..policy(6)
+    };
+    let slow = Script {
+        ready: Some(ms(0)),
+        drains: Some(ms(2_131)),
+        ..Script::default()
+    };
+    sim.configs = VecDeque::from([Ok((silent, slow))]);
+    sim.request(1, Request::Reload);
+    sim.watch = |sim| assert!(sim.alive.len() <= 4 * 6, "{} workers", sim.alive.len());
+    sim.run(ms(30_000));
+    let went_back = |t: &Transition| {
+        let step = match t {
+            Transition::Rollout { step, .. } => step,
+            _ => return false,
+        };
+        matches!(step, RolloutStep::FallingBack { .. })
+    };
+    assert!(sim.log.iter().any(went_back));
+    assert!(sim.core.rollout.is_none(), "{:?}", sim.core.rollout);
+    assert_eq!(sim.alive.len(), 6);
+}
