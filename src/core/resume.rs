@@ -179,9 +179,10 @@ impl Supervisor {
         let Some(signal) = self.timers.get(Timer::Signal(id)) else {
             return;
         };
-        let after = now + kill.since(signal);
-        self.timers.set(Timer::Kill(id), kill.max(after));
-        let within = signal.since(now);
+        let next = signal.max(now);
+        self.timers.set(Timer::Signal(id), next);
+        self.timers.set(Timer::Kill(id), next + kill.since(signal));
+        let within = next.since(now);
         if asked && drains && !exact && !within.is_zero() {
             let hurry = self.state == ClusterState::Stopping;
             self.actions.push(Action::Drain {
