@@ -30,6 +30,7 @@ impl Supervisor {
             settled: false,
             requested: false,
             signalled: false,
+            doubted: false,
             leaving: false,
             failed: false,
             retire: false,

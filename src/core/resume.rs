@@ -28,13 +28,18 @@ impl Supervisor {
         for id in self.without_pid() {
             self.never_spawned(id);
         }
+        if !exact {
+            let starts = |w: &&mut Worker| w.state == WorkerState::Starting;
+            let starting = self.workers.values_mut().filter(starts);
+            starting.for_each(|worker| worker.unheard = true);
+        }
         match exact {
             true => self.load_again(),
             false => self.decide_rollout(),
         }
         for id in self.workers_where(|_| true) {
             match self.workers[&id].state {
-                WorkerState::Starting => self.resume_start(id, exact),
+                WorkerState::Starting => self.resume_start(id),
                 WorkerState::Ready => self.resume_watch(id),
                 WorkerState::Draining | WorkerState::Stopping => self.resume_end(id, exact),
                 WorkerState::Gone => {}
@@ -111,13 +116,12 @@ impl Supervisor {
 
     /// It has all of its time once more. What it has said of itself may be lost: then it is
     /// looked at before it has failed.
-    fn resume_start(&mut self, id: WorkerId, exact: bool) {
+    fn resume_start(&mut self, id: WorkerId) {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
         worker.last_look = false;
-        worker.unheard |= !exact;
         let (generation, spawned) = (worker.generation, worker.spawned);
         let policy = self.policy(generation);
         let full = now + policy.start_timeout;
@@ -173,7 +177,7 @@ impl Supervisor {
             self.actions.push(Action::Kill { worker: id });
             return;
         };
-        let asked = !worker.leaving;
+        let asked = !worker.leaving && !worker.doubted;
         let policy = self.policy(worker.generation);
         let drains = policy.drains;
         let Some(signal) = self.timers.get(Timer::Signal(id)) else {
@@ -202,7 +206,7 @@ impl Supervisor {
         else {
             return;
         };
-        worker.signalled = false;
+        (worker.signalled, worker.doubted) = (false, true);
         let generation = worker.generation;
         let within = self.policy(generation).drain_timeout;
         self.timers.set(Timer::Signal(id), kill);

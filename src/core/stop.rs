@@ -61,14 +61,16 @@ impl Supervisor {
             return;
         };
         let policy = self.policy(worker.generation);
-        let (drains, within) = (policy.drains, policy.drain_timeout);
+        // One that starts may serve already, and have said so to nobody who lives.
+        let serves = worker.state == WorkerState::Ready || worker.unheard;
+        let (drains, within) = (policy.drains && serves, policy.drain_timeout);
         let to = match worker.state {
             WorkerState::Starting => WorkerState::Stopping,
             WorkerState::Ready => WorkerState::Draining,
             _ => return,
         };
         self.begin_stop(id, to);
-        if to == WorkerState::Draining && drains {
+        if drains {
             let within = within - last_words(within);
             let hurry = self.state == ClusterState::Stopping;
             self.timers.set(Timer::Signal(id), self.now + within);
@@ -89,6 +91,9 @@ impl Supervisor {
         let Some(at) = self.timers.get(timer) else {
             return;
         };
+        if self.workers.get(&id).is_some_and(|w| w.doubted) {
+            return;
+        }
         if grace.is_zero() {
             self.timers.clear(timer);
             self.send_stop_signal(id);

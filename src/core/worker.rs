@@ -76,6 +76,9 @@ pub struct Worker {
     pub requested: bool,
     /// It has been sent its stop signal.
     pub signalled: bool,
+    /// It may have been sent before somebody else took over.
+    #[serde(default)]
+    pub doubted: bool,
     /// It has said by itself that it ends (`STOPPING=1`).
     pub leaving: bool,
     /// Its failure has been dealt with.

@@ -133,6 +133,7 @@ fn begin(parts: &mut Parts, preload: Option<PathBuf>) -> Result<Known> {
     parts.runtime.clear()?;
     let mut left = std::mem::take(&mut parts.left);
     let is_channel = |name: &String| matches!(Name::parse(name), Some(Name::Channel(_)));
+    left.keep_channels();
     let names = std::mem::take(&mut left.names).into_iter();
     // They stay as long as there is somebody at the other end.
     let (channels, rest): (Vec<String>, Vec<String>) = names.partition(is_channel);
@@ -143,6 +144,7 @@ fn begin(parts: &mut Parts, preload: Option<PathBuf>) -> Result<Known> {
             recorder.remove(name);
         }
     }
+    parts.runtime.begins_afresh();
     let release = Release::new(parts.first.clone())?;
     let policy = release.policy(parts.listeners.is_empty());
     let seed = now().0 ^ u64::from(std::process::id());

@@ -247,6 +247,7 @@ impl Engine {
                 // Ahead of the first worker: nobody accepts yet from what is put in order.
                 self.steer();
                 self.meet_strangers(false, &mut left);
+                drop(left);
                 // So that it misses no message.
                 self.companion_turn();
                 self.feed(Event::Begin);

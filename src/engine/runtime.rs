@@ -54,7 +54,7 @@ impl Runtime {
         // Workers can write there too, but not as root.
         let swept = fs::symlink_metadata(directory.join(SWEPT));
         let swept = swept.is_ok_and(|found| found.is_file() && found.uid() == 0);
-        for marker in ["keep", "ending", "shut", SWEPT] {
+        for marker in ["keep", "ending", "shut"] {
             let _ = fs::remove_file(directory.join(marker));
         }
         Ok(Runtime {
@@ -65,9 +65,14 @@ impl Runtime {
     }
 
     /// Whether the supervisor before us was stopped, so that nothing is to be gone on with:
-    /// what it has left is at its end.
+    /// what it has left is at its end. So it is until [`Runtime::begins_afresh`].
     pub fn was_swept(&self) -> bool {
         self.swept
+    }
+
+    /// Nothing is left of what was swept.
+    pub fn begins_afresh(&self) {
+        let _ = fs::remove_file(self.directory.join(SWEPT));
     }
 
     /// Says that to the next one, if there is a runtime directory.
@@ -287,6 +292,11 @@ mod tests {
         Runtime::say_swept(&directory);
         let claimed = Runtime::claim(&directory).expect("claimed");
         assert_eq!(claimed.was_swept(), geteuid().is_root());
+        drop(claimed);
+        // Whoever did not get as far as to begin changes nothing.
+        let claimed = Runtime::claim(&directory).expect("claimed");
+        assert_eq!(claimed.was_swept(), geteuid().is_root());
+        claimed.begins_afresh();
         drop(claimed);
         assert!(!Runtime::claim(&directory).expect("claimed").was_swept());
     }

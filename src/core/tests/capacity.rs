@@ -13,6 +13,8 @@ pub(super) struct Before {
     empty: Vec<bool>,
     /// So many of them end by this event, whatever we do.
     leaves: u32,
+    /// A restart was under way.
+    stops_first: bool,
 }
 
 impl Before {
@@ -37,6 +39,7 @@ impl Before {
             ready: sim.core.ready_workers(),
             empty: empty(sim),
             leaves: leave.filter(|id| ready(**id)).count() as u32,
+            stops_first: stops_first(sim),
         }
     }
 
@@ -44,9 +47,7 @@ impl Before {
     /// there were. Stops, and restarts that stop first, are meant to do otherwise.
     pub fn check(&self, sim: &Sim, actions: &[Action]) {
         let core = &sim.core;
-        let stop_first = |r: &Rollout| r.kind == Kind::StopFirst;
-        let meant = core.rollout.as_ref().is_some_and(stop_first);
-        if core.state() == ClusterState::Stopping || meant {
+        if core.state() == ClusterState::Stopping || self.stops_first || stops_first(sim) {
             return;
         }
         let hung = |a: &&Action| match a {
@@ -72,6 +73,11 @@ impl Before {
             self.ready
         );
     }
+}
+
+fn stops_first(sim: &Sim) -> bool {
+    let stops_first = |r: &Rollout| r.kind == Kind::StopFirst;
+    sim.core.rollout.as_ref().is_some_and(stops_first)
 }
 
 /// Slots that have no ready worker, and are not to get one.

@@ -271,6 +271,62 @@ fn a_worker_that_is_asked_to_end_is_known_for_one() {
     assert_eq!(seen, BTreeSet::from(all));
 }
 
+/// The same of one that drains first: that it has drained once more is no reason.
+#[test]
+fn a_worker_that_drains_first_is_not_signalled_twice() {
+    let mut again = 0;
+    for cut in 0..4 {
+        let p = Policy {
+            drains: true,
+            ..policy(2)
+        };
+        let slow = Script {
+            drains: Some(ms(2_600)),
+            ..Script::default()
+        };
+        let mut sim = Sim::new(p, slow);
+        sim.run(ms(1_000));
+        let crash = Crash {
+            after: 1,
+            cut,
+            recorded: true,
+            away: ms(100),
+            exact: false,
+        };
+        sim.crashes = Crashes::new(vec![crash], 1);
+        sim.request(1, Request::Scale(Scale::To(1)));
+        sim.run(ms(10_000));
+        assert_eq!(sim.crashes.happened, 1);
+        again += sim.signals[&WorkerId(2)].len();
+        assert_eq!(sim.killed, BTreeMap::new());
+        assert_at_rest(&sim);
+    }
+    assert_eq!(again, 4);
+}
+
+/// One that starts may serve already: an interrupted rollout lets it finish.
+#[test]
+fn a_worker_that_was_starting_drains() {
+    let p = Policy {
+        drains: true,
+        ..policy(2)
+    };
+    let mut sim = Sim::new(p.clone(), Script::default());
+    sim.run(ms(1_000));
+    sim.configs = VecDeque::from([Ok((p, Script::default()))]);
+    sim.request(1, Request::Reload);
+    sim.run(ms(50));
+    sim.die(ms(100));
+    let canary = WorkerId(3);
+    let state = sim.core.worker(canary).map(|w| w.state);
+    assert_eq!(state, Some(WorkerState::Stopping));
+    assert!(sim.core.timers.get(Timer::Signal(canary)).is_some());
+    assert!(!sim.signals.contains_key(&canary));
+    sim.run(ms(10_000));
+    assert_eq!(sim.signals[&canary].len(), 1);
+    assert_at_rest(&sim);
+}
+
 /// The next supervisor comes when the worker's time is over, and it may never have got its
 /// signal: it has all of its time after that.
 #[test]

@@ -67,6 +67,11 @@ impl Kept {
         })
     }
 
+    /// Closes all but the workers' channels.
+    pub fn keep_channels(&mut self) {
+        self.all.retain(|name, _| matches!(name, Name::Channel(_)));
+    }
+
     /// Takes one out.
     pub fn take(&mut self, name: Name) -> Option<OwnedFd> {
         self.all.remove(&name)
