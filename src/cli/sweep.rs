@@ -150,6 +150,8 @@ pub fn main(name: &str) -> Result<(), Fail> {
     let manner = match decide(plan, &result, Marks { ending, keep }) {
         Verdict::Leave => {
             if there(SHUT) && plan == Plan::Go {
+                // Once: a worker could write it, too.
+                let _ = std::fs::remove_file(runtime.join(SHUT));
                 keep_sockets_from_systemd(service);
             }
             return Ok(());

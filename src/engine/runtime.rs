@@ -20,6 +20,15 @@ pub struct Runtime {
 
 /// `app-cluster sweep` has ended what the supervisor before had left.
 const SWEPT: &str = "swept";
+/// Sockets are shut down for a moment.
+const SHUT: &str = "shut";
+
+/// An empty file, whatever a worker has put there. There is nothing to be done about it if it
+/// fails.
+fn make_mark(path: &Path) {
+    let _ = fs::remove_file(path);
+    let _ = File::options().write(true).create_new(true).open(path);
+}
 
 impl Runtime {
     /// Makes `directory` usable and locks it.
@@ -54,7 +63,7 @@ impl Runtime {
         // Workers can write there too, but not as root.
         let swept = fs::symlink_metadata(directory.join(SWEPT));
         let swept = swept.is_ok_and(|found| found.is_file() && found.uid() == 0);
-        for marker in ["keep", "ending", "shut"] {
+        for marker in ["keep", "ending", SHUT] {
             let _ = fs::remove_file(directory.join(marker));
         }
         Ok(Runtime {
@@ -77,12 +86,7 @@ impl Runtime {
 
     /// Says that to the next one, if there is a runtime directory.
     pub fn say_swept(directory: &Path) {
-        let _ = fs::remove_file(directory.join(SWEPT));
-        let new = File::options()
-            .write(true)
-            .create_new(true)
-            .open(directory.join(SWEPT));
-        drop(new);
+        make_mark(&directory.join(SWEPT));
     }
 
     /// Removes a runtime directory that no supervisor uses. systemd does it when a service ends,
@@ -119,12 +123,11 @@ impl Runtime {
     /// Says to `app-cluster sweep` whether sockets are shut down for a moment: if we are killed
     /// then, systemd must not look at them before the next supervisor has.
     pub fn say_shut(&self, shut: bool) {
-        let path = self.directory.join("shut");
-        // There is nothing to be done about it if it fails.
-        let _ = match shut {
-            true => fs::write(path, ""),
-            false => fs::remove_file(path),
-        };
+        let path = self.directory.join(SHUT);
+        match shut {
+            true => make_mark(&path),
+            false => drop(fs::remove_file(path)),
+        }
     }
 
     /// Where the file is that is there once the app is to stop.

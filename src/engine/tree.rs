@@ -72,7 +72,8 @@ pub fn by_notify_socket(directory: &Path) -> Vec<(WorkerId, i32)> {
         let mut variables = environment.split(|byte| *byte == 0);
         let number = variables.find_map(|variable| variable.strip_prefix(&mark[..]))?;
         let number = std::str::from_utf8(number).ok()?.parse().ok()?;
-        Some((WorkerId(number), pid))
+        // Anybody may have written it, and there is to be room for more.
+        (number < 1 << 48).then_some((WorkerId(number), pid))
     };
     pids.filter(|pid| *pid != own).filter_map(whose).collect()
 }

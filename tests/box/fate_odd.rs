@@ -2,8 +2,6 @@
 //! A supervisor goes when the machine or the unit is not as it should be: the workers serve on,
 //! somebody says what is wrong, and there is a way out.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::app::{self, LONG, SERVICE};
@@ -84,15 +82,27 @@ fn what_would_leave_workers_alone(b: &TestBox) {
 
 /// It is a restart: other workers, with the configuration of now, and no crashes.
 fn a_restart_in_the_moment_of_a_crash(b: &TestBox) {
-    app::drop_in(b, "[Service]\nRestartSec=1h\n");
+    // systemd is busy with the crash for as long as that.
+    let held = "sh -c 'until [ -e /tmp/go ]; do sleep .05; done'";
+    app::drop_in(
+        b,
+        &format!(
+            "[Service]\nRestartSec=1h\nExecStopPost=\nExecStopPost=-/bin/{held}\n\
+             ExecStopPost=-+/usr/bin/app-cluster sweep app-cluster\n"
+        ),
+    );
     app::start(b, &app::hello(2));
     let before = app::all_ready(b, 2);
     let load = app::load(b, BOTH);
     app::configure(b, &app::hello(3));
-    // In one breath: systemd is still busy with the crash.
-    let main = app::supervisor(b);
-    b.sh(&format!("kill -KILL {main}; systemctl restart {SERVICE}"))
-        .ok();
+    kill(b);
+    settled(b, "stop-post");
+    b.run(&["systemctl", "restart", "--no-block", SERVICE]).ok();
+    b.wait_for("a job", LONG, || {
+        let job = b.show(SERVICE, "Job");
+        !job.is_empty() && job != "0"
+    });
+    b.sh("touch /tmp/go").ok();
     let now = app::all_ready(b, 3);
     assert!(before.iter().all(|pid| !now.contains(pid)), "{now:?}");
     let status = app::status(b);
@@ -130,8 +140,15 @@ fn the_user_was_changed(b: &TestBox) {
     }
     assert_eq!(app::all_ready(b, 2), before);
     // What they have accepted they finish, and nobody waits for the rest of drain_timeout.
-    let slow = b.spawn("curl -s 'http://127.0.0.1:3000/slow?ms=3000'", LONG);
-    std::thread::sleep(Duration::from_millis(300)); // It has been accepted by then.
+    let slow = b.spawn(
+        "curl -s --local-port 20001 'http://127.0.0.1:3000/slow?ms=3000'",
+        LONG,
+    );
+    // In a queue a connection has no process.
+    b.wait_for("it is accepted", LONG, || {
+        let all = b.sh("ss -Htnp 'sport = :3000 and dport = :20001'").ok();
+        all.contains("users:")
+    });
     b.run(&["systemctl", "restart", SERVICE]).ok();
     assert!(slow.wait().ok().contains("\"slot\""), "it was not finished");
     let now = app::all_ready(b, 2);

@@ -203,27 +203,24 @@ fn cluster(node: &Node) -> Result<(), String> {
 /// A worker that ends in its own time is not hurried, nor forgotten.
 fn draining(node: &Node) -> Result<(), String> {
     let dev = App::kit(node).keys("drain_timeout = \"30s\"").start();
-    let stream = TcpStream::connect(dev.address()).expect("a connection");
+    let mut stream = TcpStream::connect(dev.address()).expect("a connection");
     stream.set_read_timeout(Some(WITHIN)).expect("a timeout");
-    let (begun, begins) = std::sync::mpsc::channel();
-    let slow = std::thread::spawn(move || {
-        let mut stream = stream;
-        let head = "GET /slow?ms=6000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        stream.write_all(head.as_bytes()).expect("sent");
-        begun.send(()).expect("told");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    });
-    begins.recv().expect("begun");
-    eval(&dev, "return 1");
+    let head = "POST /eval HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\
+                Expect: 100-continue\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut going = [0; 25];
+    stream.read_exact(&mut going).expect("it waits for more");
+    assert_eq!(&going, b"HTTP/1.1 100 Continue\r\n\r\n");
     dev.cli(&["reload", "web"]).succeeded();
     let drains = |s: &app_cluster::api::Status| s.slots.iter().any(|s| !s.draining.is_empty());
     assert!(drains(&dev.status()), "{}", dev.output());
     let before = dev.status().incarnation;
     dev.signal(Signal::SIGUSR2);
     dev.until("the next incarnation", |s| s.incarnation == before + 1);
-    let answer = slow.join().expect("a thread");
+    assert!(drains(&dev.status()), "{}", dev.output());
+    stream.write_all(b"return 1").expect("the rest");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     dev.until("it is gone", |s| !drains(s));
     let output = dev.output();
