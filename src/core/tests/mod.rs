@@ -227,13 +227,11 @@ impl Sim {
             Action::Recall { generation, of } => self.recall(generation, of),
             Action::SayReady => self.said_ready = Some(self.now),
             Action::Announce(transition) => {
-                if let Transition::Worker {
-                    worker,
-                    to: WorkerState::Draining,
-                    ..
-                } = transition
-                {
-                    self.signalled.entry(worker).or_insert(self.now);
+                if let Transition::Worker { worker, to, .. } = transition {
+                    let has_time = self.core.timers.get(Timer::Kill(worker)).is_some();
+                    if to == WorkerState::Draining || (to == WorkerState::Stopping && has_time) {
+                        self.signalled.entry(worker).or_insert(self.now);
+                    }
                 }
                 if let Transition::Exited {
                     worker, requested, ..
