@@ -222,18 +222,24 @@ fn twenty_deaths_in_a_row_leave_nothing() {
     assert_eq!(sim.core.degraded(), None);
 }
 
+/// They are ready, and use nearly all of the time that they have to end.
+fn slow_workers(policy: Policy) -> Sim {
+    let slow = Script {
+        drains: Some(ms(2_600)),
+        ..Script::default()
+    };
+    let mut sim = Sim::new(policy, slow);
+    sim.run(ms(1_000));
+    sim
+}
+
 /// Killed at any moment around the signal: one that has got it is known for one that ends, and
 /// does not get another one before its time is over.
 #[test]
 fn a_worker_that_is_asked_to_end_is_known_for_one() {
     let mut seen = BTreeSet::new();
     for (cut, recorded) in (0..8).flat_map(|cut| [(cut, false), (cut, true)]) {
-        let slow = Script {
-            drains: Some(ms(2_600)),
-            ..Script::default()
-        };
-        let mut sim = Sim::new(policy(2), slow);
-        sim.run(ms(1_000));
+        let mut sim = slow_workers(policy(2));
         let crash = Crash {
             after: 0,
             cut,
@@ -279,12 +285,7 @@ fn a_worker_that_drains_first_is_not_signalled_twice() {
             drains: true,
             ..policy(2)
         };
-        let slow = Script {
-            drains: Some(ms(2_600)),
-            ..Script::default()
-        };
-        let mut sim = Sim::new(p, slow);
-        sim.run(ms(1_000));
+        let mut sim = slow_workers(p);
         let crash = Crash {
             after,
             cut,
@@ -331,12 +332,7 @@ fn a_worker_that_was_starting_drains() {
 fn a_late_signal_leaves_time() {
     let mut late = 0;
     for cut in 0..8 {
-        let slow = Script {
-            drains: Some(ms(2_600)),
-            ..Script::default()
-        };
-        let mut sim = Sim::new(policy(2), slow);
-        sim.run(ms(1_000));
+        let mut sim = slow_workers(policy(2));
         let crash = Crash {
             after: 0,
             cut,
